@@ -1,0 +1,31 @@
+"""The command `clawmarket`. Each part is imported only when it is used, so that the others need not be installed."""
+
+import importlib
+import sys
+
+import typer
+
+PARTS = {
+    "provider": ("provider.cli", "Rent out this machine's models."),
+    "consumer": ("consumer.cli", "Buy answers: leases, questions, receipts."),
+}
+
+
+def _app() -> typer.Typer:
+    main = typer.Typer(name="clawmarket", help="OpenClaw Compute Market.", no_args_is_help=True)
+    wanted = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    for name, (module, summary) in PARTS.items():
+        if name == wanted:
+            main.add_typer(importlib.import_module(module).app, name=name)
+        else:
+            main.add_typer(typer.Typer(help=summary), name=name, help=summary)
+    return main
+
+
+def app() -> None:
+    """Entry point."""
+    _app()()
+
+
+if __name__ == "__main__":
+    app()

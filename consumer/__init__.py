@@ -1,0 +1,1 @@
+"""The consumer's side: leases, questions, receipts, vouchers."""

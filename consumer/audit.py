@@ -1,0 +1,86 @@
+"""Auditing a provider: is a receipt under the root it anchored on chain?"""
+
+from dataclasses import dataclass
+
+import httpx
+from eth_abi.abi import encode
+
+from consumer.exceptions import ProviderFailed, ReceiptRejected
+from protocol.chain.client import ChainClient
+from protocol.chain.exceptions import ContractReverted
+from protocol.exceptions import InvalidProof
+from protocol.hashing import keccak
+from protocol.headers import Signed
+from protocol.merkle import verify_inclusion
+from protocol.typed_data import Domain, Receipt, digest
+
+TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Inclusion:
+    """A receipt's place under an anchor that is on chain."""
+
+    position: int
+    count: int
+    root: bytes
+    proof: list[bytes]
+
+
+def prove_receipt(
+    client: ChainClient, domain: Domain, endpoint: str, provider: int, signed: Signed[Receipt]
+) -> Inclusion:
+    """Fetches the proof from the provider and verifies it against the latest anchor on chain.
+
+    Raises ReceiptRejected if it does not hold, ProviderFailed if the provider gives none, ChainError.
+    """
+    receipt = signed.message
+    found = _fetch(f"{endpoint}/v1/receipts/0x{receipt.lease_id.hex()}/{receipt.seq}/proof")
+    latest = client.get(client.reads.latest_anchor(provider))
+    if latest != keccak(encode(["uint64", "bytes32"], [found.count, found.root])):
+        raise ReceiptRejected("root", "the provider's root is not the latest one on chain")
+    try:
+        verify_inclusion(digest(domain, receipt), found.position, found.count, found.proof, found.root)
+    except InvalidProof as error:
+        raise ReceiptRejected("proof", str(error)) from error
+    return found
+
+
+def prove_on_chain(client: ChainClient, domain: Domain, provider: int, receipt: Receipt, inclusion: Inclusion) -> bool:
+    """The same question to the Lens contract. Raises ChainError."""
+    call = client.reads.view(
+        "Lens",
+        "is_anchored",
+        provider,
+        inclusion.count,
+        inclusion.root,
+        inclusion.position,
+        digest(domain, receipt),
+        inclusion.proof,
+    )
+    try:
+        return bool(client.get(call))
+    except ContractReverted:
+        return False
+
+
+def _fetch(url: str) -> Inclusion:
+    try:
+        answer = httpx.get(url, timeout=TIMEOUT_S)
+        answer.raise_for_status()
+        content = answer.json()
+        return Inclusion(
+            position=int(content["position"]),
+            count=int(content["count"]),
+            root=_word(content["root"]),
+            proof=[_word(node) for node in content["proof"]],
+        )
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise ProviderFailed(f"no usable proof from {url}: {error}") from error
+
+
+def _word(text: str) -> bytes:
+    raw = bytes.fromhex(text.removeprefix("0x"))
+    if len(raw) != 32:
+        raise ValueError("not 32 bytes")
+    return raw

@@ -1,0 +1,105 @@
+"""Opening, closing and releasing leases. Amounts in token base units, times in seconds."""
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from consumer.offers import Offer
+from consumer.store import LeaseRecord, Store
+from protocol import keystore
+from protocol.chain.client import ChainClient
+from protocol.chain.sender import Outcome, TransactionSender
+from protocol.ids import lease_id_of
+from protocol.keystore import Password
+from protocol.signing import Signer
+from protocol.typed_data import Domain, OpenLease
+
+TIMEOUT_S = 180.0
+OPEN_WITHIN_S = 3_600
+
+
+@dataclass(frozen=True)
+class LeaseWish:
+    """What to open: the deposit, how long, and how long the provider may settle after a close."""
+
+    amount: int
+    duration_s: int = 86_400
+    close_delay_s: int = 3_600
+
+
+class Leases:
+    """Leases of one owner, whose session keys this gateway keeps in `folder`."""
+
+    def __init__(
+        self, client: ChainClient, domain: Domain, store: Store, folder: Path, password: Password, scrypt_n: int
+    ) -> None:
+        self._client = client
+        self._domain = domain
+        self._store = store
+        self._folder = folder
+        self._password = password
+        self._scrypt_n = scrypt_n
+        self._escrow = client.deployment.address("LeaseEscrow")
+
+    def prepare(self, owner: str, offer: Offer, endpoint: str, wish: LeaseWish) -> tuple[OpenLease, LeaseRecord]:
+        """A lease request with a new session key, which is on disk already. Raises ChainError, KeystoreError."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        key_file = self._folder / f"session-{secrets.token_hex(8)}.json"
+        session = keystore.create(key_file, self._password, scrypt_n=self._scrypt_n)
+        head = self._client.head()
+        request = OpenLease(
+            owner=owner,
+            provider=offer.provider,
+            offer_id=offer.offer_id,
+            version=offer.version,
+            token=offer.terms.token,
+            amount=wish.amount,
+            signer=session.address,
+            expiry=head.timestamp + wish.duration_s,
+            close_delay=wish.close_delay_s,
+            terms_digest=offer.digest,
+            nonce=self._client.nonce(owner),
+            deadline=head.timestamp + OPEN_WITHIN_S,
+        )
+        record = LeaseRecord(
+            lease_id=lease_id_of(self._domain, request),
+            owner=owner,
+            provider=offer.provider,
+            offer_id=offer.offer_id,
+            version=offer.version,
+            token=offer.terms.token,
+            deposit=wish.amount,
+            expiry=request.expiry,
+            signer=session.address,
+            key_file=str(key_file),
+            endpoint=endpoint,
+            node_key=offer.node_key,
+            model=offer.model_name,
+            fingerprint=offer.fingerprint,
+            terms=offer.terms,
+        )
+        self._store.add_lease(record)
+        return request, record
+
+    def open(self, sender: TransactionSender, request: OpenLease, owner: Signer | None = None) -> Outcome:
+        """Opens a prepared lease: by the owner's own transaction, or by anyone's with the `owner`'s signature."""
+        signature = owner.sign(self._domain, request).to_bytes() if owner else b""
+        data = self._client.encode("LeaseEscrow", "open_lease", request, signature)
+        key = f"open:{lease_id_of(self._domain, request).hex()}"
+        return sender.execute(key, self._escrow, data, timeout=TIMEOUT_S)
+
+    def session_key(self, record: LeaseRecord) -> Signer:
+        """The lease's session key. Raises KeystoreError."""
+        return keystore.load(Path(record.key_file), self._password)
+
+    def close(self, sender: TransactionSender, lease_id: bytes) -> Outcome:
+        """Asks for the end of a lease; the provider may settle until its close delay has passed."""
+        return self._call(sender, "close", lease_id)
+
+    def release(self, sender: TransactionSender, lease_id: bytes) -> Outcome:
+        """Returns what was not settled to the owner's account, once the lease has closed."""
+        return self._call(sender, "release", lease_id)
+
+    def _call(self, sender: TransactionSender, function: str, lease_id: bytes) -> Outcome:
+        data = self._client.encode("LeaseEscrow", function, lease_id)
+        return sender.execute(f"{function}:{lease_id.hex()}", self._escrow, data, timeout=TIMEOUT_S)

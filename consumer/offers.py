@@ -1,0 +1,83 @@
+"""A provider's offer as the consumer sees it: fetched from the provider, believed as far as the chain confirms it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from consumer.exceptions import OfferMismatch, ProviderFailed
+from protocol.chain.client import ChainClient
+from protocol.documents import DocumentType, check_document, check_terms_document, model_fingerprint
+from protocol.exceptions import ProtocolError
+from protocol.typed_data import Terms, hash_struct
+
+MAX_OFFER_BYTES = 64 * 1024
+TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One version of a provider's offer, checked against the registry."""
+
+    provider: int
+    offer_id: int
+    version: int
+    terms: Terms
+    document: dict[str, Any]
+    node_key: str
+
+    @property
+    def digest(self) -> bytes:
+        """The terms digest."""
+        return hash_struct(self.terms)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What receipts must name as the model."""
+        return model_fingerprint(self.document)
+
+    @property
+    def model_name(self) -> str:
+        """The name to ask for."""
+        return str(self.document["model"]["name"])
+
+
+def terms_to_json(terms: Terms) -> dict[str, Any]:
+    """Terms as JSON values: bytes as 0x-hex."""
+    return {name: "0x" + value.hex() if isinstance(value, bytes) else value for name, value in terms.as_dict().items()}
+
+
+def terms_from_json(content: dict[str, Any]) -> Terms:
+    """The reverse of `terms_to_json`. Raises InvalidField, KeyError, ValueError."""
+    return Terms.from_dict({**content, "docHash": bytes.fromhex(str(content["docHash"]).removeprefix("0x"))})
+
+
+def fetch_offer(client: ChainClient, endpoint: str, provider: int, offer_id: int) -> Offer:
+    """The current version of an offer. Raises OfferMismatch, ProviderFailed, ChainError."""
+    on_chain, node_key = client.read([client.reads.offer(provider, offer_id), client.reads.node_key(provider)])
+    if on_chain.version == 0 or not on_chain.is_registered or not on_chain.is_open:
+        raise OfferMismatch(f"provider {provider} has no open offer {offer_id}")
+    content = _get(f"{endpoint}/v1/offers/{offer_id}/{on_chain.version}")
+    try:
+        terms = terms_from_json(content["terms"])
+        document = content["document"]
+        check_document(DocumentType.TERMS, document)
+        check_terms_document(terms, document)
+    except (KeyError, TypeError, ValueError, ProtocolError) as error:
+        raise OfferMismatch(f"offer {offer_id} of provider {provider} is malformed: {error}") from error
+    offer = Offer(provider, offer_id, on_chain.version, terms, document, node_key)
+    if offer.digest != on_chain.terms_digest:
+        raise OfferMismatch(f"the terms the provider shows for offer {offer_id} are not those on chain")
+    return offer
+
+
+def _get(url: str) -> dict[str, Any]:
+    try:
+        answer = httpx.get(url, timeout=TIMEOUT_S)
+        answer.raise_for_status()
+        if len(answer.content) > MAX_OFFER_BYTES:
+            raise ProviderFailed(f"{url} sent more than {MAX_OFFER_BYTES} bytes")
+        content: dict[str, Any] = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise ProviderFailed(f"{url}: {error}") from error
+    return content

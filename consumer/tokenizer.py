@@ -1,0 +1,64 @@
+"""Counts prompt tokens with the tokenizer and chat template of a GGUF file, as the terms fix them; loads no weights."""
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import llama_cpp
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from consumer.exceptions import TokenizerUnusable
+
+_MAX_VALUE_BYTES = 1024 * 1024
+
+
+class PromptCounter:
+    """The tokenizer of one model file."""
+
+    def __init__(self, model: Path) -> None:
+        """Raises TokenizerUnusable if the file is missing, no GGUF file, or without chat template."""
+        if not model.is_file():
+            raise TokenizerUnusable(f"{model} does not exist")
+        llama_cpp.llama_backend_init()
+        params = llama_cpp.llama_model_default_params()
+        params.vocab_only = True
+        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(model), params)
+        if not self._model:
+            raise TokenizerUnusable(f"{model} is not a readable GGUF file")
+        self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        template = self._metadata("tokenizer.chat_template")
+        if template is None:
+            self.close()
+            raise TokenizerUnusable(f"{model} has no chat template")
+        self._adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocabulary)
+        self._bos = self._special("tokenizer.ggml.bos_token_id")
+        self._formatter = Jinja2ChatFormatter(
+            template=template, eos_token=self._special("tokenizer.ggml.eos_token_id"), bos_token=self._bos
+        )
+
+    def count(self, messages: list[dict[str, Any]]) -> int:
+        """Tokens of the rendered prompt."""
+        text = self._formatter(messages=cast("Any", messages)).prompt
+        adds_bos = self._adds_bos and not (self._bos and text.startswith(self._bos))
+        data = text.encode()
+        needed = llama_cpp.llama_tokenize(self._vocabulary, data, len(data), None, 0, adds_bos, True)
+        return int(abs(needed))
+
+    def close(self) -> None:
+        """Frees the vocabulary."""
+        if self._model:
+            llama_cpp.llama_model_free(self._model)
+            self._model = None
+
+    def _metadata(self, key: str) -> str | None:
+        buffer = ctypes.create_string_buffer(_MAX_VALUE_BYTES)
+        length = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), buffer, _MAX_VALUE_BYTES)
+        return buffer.value.decode(errors="replace") if 0 <= length < _MAX_VALUE_BYTES else None
+
+    def _special(self, key: str) -> str:
+        token = self._metadata(key)
+        if token is None:
+            return ""
+        text: bytes = llama_cpp.llama_vocab_get_text(self._vocabulary, int(token)) or b""
+        return text.decode(errors="replace")

@@ -1,0 +1,270 @@
+"""JSON-RPC over HTTP to several endpoints of one chain, as if they were one that rarely fails.
+
+Every HTTP request is a batch that also asks for the chain id, so a node that changes chains is caught in the very
+answer it gives. On each new connection the genesis block is compared too: a restarted development chain has the same id
+but another genesis. Passing failures (no connection, timeout, rate limit, 5xx) move on to the next endpoint
+and, once all failed, are tried again with growing pauses; a wrong chain or a malformed answer is never tried again at
+the same endpoint. Times are in seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urlsplit
+from weakref import WeakSet
+
+import httpx
+
+from protocol.chain import _checks
+from protocol.chain.exceptions import ChainError, MalformedAnswer, RpcRejected, RpcUnavailable, WrongChain
+
+Call = tuple[str, Sequence[Any]]
+_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+# limit exceeded (EIP-1474), and what large providers send for "too many requests"
+_PASSING_CODES = frozenset({-32005, -32097, 429})
+_KEEP_ALIVE_S = 60.0
+_GENESIS: Call = ("eth_getBlockByNumber", ["0x0", False])
+
+
+@dataclass(frozen=True)
+class RpcLimits:
+    """How long, how large and how often. `rounds` counts tries of all endpoints."""
+
+    connect_s: float = 3.0
+    read_s: float = 10.0
+    total_s: float = 30.0
+    max_bytes: int = 32 * 1024 * 1024
+    batch: int = 100
+    rounds: int = 4
+    pause_s: float = 0.25
+    longest_pause_s: float = 4.0
+
+
+class _PassingError(Exception):
+    """This endpoint failed in a way that may pass."""
+
+
+@dataclass
+class _Endpoint:
+    url: str
+    label: str
+    verified: WeakSet[Any] = field(default_factory=WeakSet)
+    """Open connections on which the genesis block was right."""
+
+
+class RpcPool:
+    """Endpoints of the chain `chain_id` whose block 0 has the hash `genesis_hash` (None: not compared).
+
+    Raises RpcUnavailable, MalformedAnswer, WrongChain; a node's refusal of a single call is RpcRejected.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], chain_id: int, genesis_hash: bytes | None = None, limits: RpcLimits = RpcLimits()
+    ) -> None:
+        if not urls:
+            raise ChainError("no RPC address is configured: give at least one http(s) URL")
+        self.chain_id = chain_id
+        self.genesis_hash = genesis_hash
+        self.limits = limits
+        self._endpoints = [_Endpoint(url, _label(url)) for url in urls]
+        self._preferred = 0
+        self._http = httpx.Client(
+            timeout=httpx.Timeout(limits.read_s, connect=limits.connect_s),
+            limits=httpx.Limits(keepalive_expiry=_KEEP_ALIVE_S),
+            verify=any(endpoint.label.startswith("https:") for endpoint in self._endpoints),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    @property
+    def labels(self) -> list[str]:
+        """The endpoints as they may be shown: scheme, host and port."""
+        return [endpoint.label for endpoint in self._endpoints]
+
+    def request(self, method: str, *params: Any) -> Any:
+        """The result of one call."""
+        result = self.batch([(method, params)])[0]
+        if isinstance(result, RpcRejected):
+            raise result
+        return result
+
+    def batch(self, calls: Sequence[Call]) -> list[Any]:
+        """The results in the calls' order; a refused call's place holds its RpcRejected.
+
+        Up to `limits.batch` calls travel in one HTTP request and are answered by one endpoint.
+        """
+        results: list[Any] = []
+        for start in range(0, len(calls), self.limits.batch):
+            results += self._somewhere(calls[start : start + self.limits.batch])
+        return results
+
+    def everywhere(self, calls: Sequence[Call]) -> list[list[Any]]:
+        """The results of each endpoint that answers, at least one: for when one node's word is too little."""
+        answers: list[list[Any]] = []
+        failures: list[str] = []
+        for endpoint in self._endpoints:
+            try:
+                answers.append(self._post(endpoint, calls))
+            except (_PassingError, ChainError) as error:
+                failures.append(f"{endpoint.label}: {error}")
+        if not answers:
+            raise RpcUnavailable(_unavailable(failures))
+        return answers
+
+    def _somewhere(self, calls: Sequence[Call]) -> list[Any]:
+        fatal: dict[int, ChainError] = {}
+        failures: dict[int, str] = {}
+        for round_number in range(self.limits.rounds):
+            if round_number:
+                time.sleep(self._pause(round_number))
+            for offset in range(len(self._endpoints)):
+                index = (self._preferred + offset) % len(self._endpoints)
+                endpoint = self._endpoints[index]
+                if index in fatal:
+                    continue
+                try:
+                    results = self._post(endpoint, calls)
+                except _PassingError as error:
+                    failures[index] = f"{endpoint.label}: {error}"
+                except (MalformedAnswer, WrongChain) as error:
+                    fatal[index] = error
+                else:
+                    self._preferred = index
+                    return results
+            if len(fatal) == len(self._endpoints):
+                break
+        if fatal:
+            raise next(iter(fatal.values()))
+        raise RpcUnavailable(_unavailable(list(failures.values())))
+
+    def _pause(self, round_number: int) -> float:
+        longest: float = min(self.limits.pause_s * 2 ** (round_number - 1), self.limits.longest_pause_s)
+        return longest * (0.5 + random.random() / 2)  # noqa: S311
+
+    def _post(self, endpoint: _Endpoint, calls: Sequence[Call]) -> list[Any]:
+        """The calls' answers, from a connection on which the chain is known to be the right one."""
+        answers, connection = self._post_checked(endpoint, calls, with_genesis=not endpoint.verified)
+        if self.genesis_hash is not None and connection not in endpoint.verified:
+            self._post_checked(endpoint, [], with_genesis=True)
+        return answers
+
+    def _post_checked(
+        self, endpoint: _Endpoint, calls: Sequence[Call], *, with_genesis: bool
+    ) -> tuple[list[Any], object]:
+        checks: list[Call] = [("eth_chainId", [])]
+        if with_genesis and self.genesis_hash is not None:
+            checks.append(_GENESIS)
+        sent = [*checks, *calls]
+        body = json.dumps(
+            [{"jsonrpc": "2.0", "id": i, "method": m, "params": list(p)} for i, (m, p) in enumerate(sent, 1)]
+        )
+        status, received, connection = self._exchange(endpoint, body.encode())
+        answers = self._parse(endpoint, status, received, sent)
+        self._check_chain(endpoint, answers[: len(checks)])
+        if len(checks) > 1 and connection is not None:
+            endpoint.verified.add(connection)
+        return answers[len(checks) :], connection
+
+    def _exchange(self, endpoint: _Endpoint, body: bytes) -> tuple[int, bytes, object]:
+        """HTTP status, body, and the connection they came on."""
+        deadline = time.monotonic() + self.limits.total_s
+        headers = {"Content-Type": "application/json"}
+        try:
+            with self._http.stream("POST", endpoint.url, content=body, headers=headers) as response:
+                received = bytearray()
+                for chunk in response.iter_bytes():
+                    received += chunk
+                    if len(received) > self.limits.max_bytes:
+                        raise MalformedAnswer(f"{endpoint.label} sent more than {self.limits.max_bytes} bytes")
+                    if time.monotonic() > deadline:
+                        raise _PassingError(f"no complete answer within {self.limits.total_s:.0f} s")
+                if response.status_code in _PASSING_STATUS:
+                    raise _PassingError(f"HTTP status {response.status_code}")
+                return response.status_code, bytes(received), response.extensions.get("network_stream")
+        except httpx.TransportError as error:
+            raise _PassingError(type(error).__name__) from None
+        except httpx.HTTPError as error:
+            raise MalformedAnswer(f"{endpoint.label} does not speak HTTP as expected: {type(error).__name__}") from None
+
+    def _parse(self, endpoint: _Endpoint, status: int, body: bytes, sent: Sequence[Call]) -> list[Any]:
+        try:
+            answer = json.loads(body)
+        except (ValueError, RecursionError):
+            raise MalformedAnswer(
+                f"{endpoint.label} answered with HTTP status {status} and no JSON: "
+                "check that this is the address of a JSON-RPC node"
+            ) from None
+        if isinstance(answer, dict) and "error" in answer:
+            refusal = _refusal(endpoint, "the batch", answer["error"])
+            raise MalformedAnswer(f"{endpoint.label} refused a batch request: {refusal.message} (code {refusal.code})")
+        if not isinstance(answer, list) or len(answer) != len(sent):
+            raise MalformedAnswer(f"{endpoint.label} did not answer a batch of {len(sent)} with as many answers")
+        results: list[Any] = [None] * len(sent)
+        seen: set[int] = set()
+        for entry in answer:
+            number = entry.get("id") if isinstance(entry, dict) else None
+            if type(number) is not int or not 1 <= number <= len(sent) or number in seen:
+                raise MalformedAnswer(f"{endpoint.label} answered what was not asked: {_checks.shown(entry)}")
+            seen.add(number)
+            if entry.get("error") is not None:
+                results[number - 1] = _refusal(endpoint, sent[number - 1][0], entry["error"])
+            elif "result" in entry:
+                results[number - 1] = entry["result"]
+            else:
+                raise MalformedAnswer(f"{endpoint.label} answered {sent[number - 1][0]} with neither result nor error")
+        return results
+
+    def _check_chain(self, endpoint: _Endpoint, answers: Sequence[Any]) -> None:
+        for answer in answers:
+            if isinstance(answer, RpcRejected):
+                raise MalformedAnswer(f"{endpoint.label} cannot say which chain it serves: {answer}")
+        chain_id = _checks.quantity(answers[0], "the chain id", 64)
+        if chain_id != self.chain_id:
+            raise WrongChain(
+                f"{endpoint.label} serves chain {chain_id}, expected chain {self.chain_id}: "
+                "correct the RPC address, or use the deployment file of that chain"
+            )
+        if len(answers) > 1:
+            genesis = _checks.data(_checks.member(answers[1], "hash", "the genesis block"), "the genesis hash", 32)
+            if genesis != self.genesis_hash:
+                raise WrongChain(
+                    f"{endpoint.label} serves a chain {chain_id} with another genesis block (0x{genesis.hex()}) than "
+                    "the deployment's: if a development chain was restarted, deploy again; else correct the RPC address"
+                )
+
+
+def _refusal(endpoint: _Endpoint, method: str, error: Any) -> RpcRejected:
+    code = error.get("code") if isinstance(error, dict) else None
+    message = error.get("message") if isinstance(error, dict) else None
+    if type(code) is not int or not isinstance(message, str):
+        raise MalformedAnswer(f"{endpoint.label} answered {method} with a malformed error: {_checks.shown(error)}")
+    if code in _PASSING_CODES:
+        raise _PassingError(f"{message[:200]} (code {code})")
+    return RpcRejected(method, code, message[:1000], error.get("data"))
+
+
+def _label(url: str) -> str:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ChainError("an RPC address is not an http(s) URL: use the form https://host[:port][/path]")
+    return f"{parts.scheme}://{parts.hostname}" + (f":{port}" if port else "")
+
+
+def _unavailable(failures: Sequence[str]) -> str:
+    return f"no RPC endpoint answers ({'; '.join(failures)}): check the network and the RPC addresses, then try again"

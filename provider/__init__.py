@@ -1,0 +1,1 @@
+"""The worker: serves inference, keeps the usage ledger, anchors it and settles."""

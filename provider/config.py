@@ -1,0 +1,135 @@
+"""The worker's configuration: one TOML file; paths in it are relative to the file.
+
+    [chain]
+    rpc = ["https://…"]               # one or more addresses
+    deployment = "8453.json"          # the deployment file
+
+    [provider]
+    id = 7                            # given by the registry; written by `clawmarket provider init`
+    data = "data"                     # ledger, offers, sender's records
+    node_key = "node.json"            # keystore of the node key
+    operator_key = "operator.json"    # keystore of the account that pays for transactions
+
+    [engine]
+    model = "model.gguf"
+    threads = 2
+    parallel = 4
+    context = 4096                    # tokens per sequence
+
+    [serving]
+    host = "127.0.0.1"
+    port = 8080
+    credit_stranger = "2000"          # base units of unpaid value from an owner never settled with
+    chunk_tokens = 32
+
+    [settling]
+    tick_s = 300
+    anchor_s = 3600
+    gas_multiple = 20                 # settle when unsettled value is this many times its gas cost
+    ether_price = "3000000000"        # base units of the payment token per ether
+
+Amounts are decimal strings in token base units.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from provider.exceptions import ConfigError
+
+
+def _amount(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+
+
+Amount = Annotated[int, BeforeValidator(_amount), Field(ge=0, lt=2**96)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChainSection(_Section):
+    """How to reach the chain."""
+
+    rpc: list[str] = Field(min_length=1)
+    deployment: Path
+
+
+class ProviderSection(_Section):
+    """Who this worker is."""
+
+    id: int = Field(ge=1, lt=2**32)
+    data: Path = Path("data")
+    node_key: Path = Path("node.json")
+    operator_key: Path = Path("operator.json")
+
+
+class EngineSection(_Section):
+    """The model and how to run it."""
+
+    model: Path
+    threads: int = Field(default=1, ge=1, le=256)
+    parallel: int = Field(default=4, ge=1, le=64)
+    context: int = Field(default=0, ge=0)
+
+
+class ServingSection(_Section):
+    """The HTTP surface and the credit given."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    credit_stranger: Amount = 2_000
+    credit_growth_bps: int = Field(default=1_000, ge=0, le=10_000)
+    chunk_tokens: int = Field(default=32, ge=1, le=4096)
+    voucher_timeout_s: float = Field(default=30.0, gt=0, le=600)
+    lease_ttl_s: float = Field(default=5.0, ge=0, le=300)
+
+
+class SettlingSection(_Section):
+    """When to anchor and settle."""
+
+    tick_s: float = Field(default=300.0, gt=0)
+    anchor_s: float = Field(default=3600.0, ge=0)
+    gas_multiple: int = Field(default=20, ge=0)
+    ether_price: Amount = 3_000_000_000
+
+
+class Config(_Section):
+    """The whole file."""
+
+    chain: ChainSection
+    provider: ProviderSection
+    engine: EngineSection
+    serving: ServingSection = ServingSection()
+    settling: SettlingSection = SettlingSection()
+
+
+def load_config(path: Path) -> Config:
+    """Reads the file and makes its paths absolute. Raises ConfigError naming what is wrong."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} is not TOML: {error}") from error
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(step) for step in fault['loc'])}: {fault['msg']}"
+            for fault in error.errors(include_input=False)
+        )
+        raise ConfigError(f"configuration {path}: {faults}") from error
+    folder = path.resolve().parent
+    return config.model_copy(
+        update={
+            "chain": config.chain.model_copy(update={"deployment": folder / config.chain.deployment}),
+            "engine": config.engine.model_copy(update={"model": folder / config.engine.model}),
+            "provider": config.provider.model_copy(
+                update={name: folder / getattr(config.provider, name) for name in ("data", "node_key", "operator_key")}
+            ),
+        }
+    )

@@ -1,0 +1,31 @@
+"""What can go wrong with the engine.
+
+EngineError
+├── EngineStartError   the process could not start or load the model; `code` says why
+├── EngineCrashed      the process ended while requests were running
+└── GenerationError    one request failed; `code` says why, the engine goes on
+"""
+
+
+class EngineError(Exception):
+    """Base of the engine's errors."""
+
+
+class EngineStartError(EngineError):
+    """The engine could not start: `model_missing`, `model_damaged`, `out_of_memory`, `start_timeout` or `exited`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class EngineCrashed(EngineError):  # noqa: N818 - it is what happened
+    """The engine process ended or broke its protocol while requests were running; it is restarted."""
+
+
+class GenerationError(EngineError):
+    """One request failed: `prompt_too_long`, `bad_messages`, `bad_request`, `engine_failed` or `overloaded`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,249 @@
+"""Continuous batching: every step decodes one token of each answering request and a piece of the prompts still waiting.
+
+A request holds one sequence slot from admission to its last token. A finished slot remembers what it has seen, so that
+a request with the same `cache_key` reuses the common start of its prompt. One cache key never sees what another left.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from provider.engine.errors import GenerationError
+from provider.engine.frames import Frame
+from provider.engine.llama import Batcher, Model, Row, Sampler
+from provider.engine.text import StopText
+
+# while others are answering, a long prompt is read in pieces of this many tokens, so that their stream does not stall
+PROMPT_PIECE = 64
+_NO_ROOM = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one generation asks for. `cache_key` is empty when nothing may be reused."""
+
+    id: int
+    prompt: list[int]
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    stop: list[str]
+    cache_key: str
+    received: float = field(default_factory=time.monotonic)
+
+
+class Slot:
+    """One sequence of the context."""
+
+    def __init__(self, sequence: int) -> None:
+        self.sequence = sequence
+        self.cache_key = ""
+        self.seen: list[int] = []  # tokens whose keys and values the context holds
+
+    def common_prefix(self, request: Request) -> int:
+        """How many tokens of the request's prompt this slot already holds; at least one is always left to decode."""
+        if not request.cache_key or request.cache_key != self.cache_key:
+            return 0
+        length = 0
+        for seen, wanted in zip(self.seen, request.prompt[:-1], strict=False):
+            if seen != wanted:
+                break
+            length += 1
+        return length
+
+
+class Running:
+    """A request in its slot."""
+
+    def __init__(self, request: Request, slot: Slot, cached: int) -> None:
+        self.request = request
+        self.slot = slot
+        self.cached = cached
+        self.sampler = Sampler(temperature=request.temperature, top_p=request.top_p, seed=request.seed)
+        self.text = StopText(request.stop)
+        self.pending = request.prompt[cached:]  # tokens to decode before the next one can be sampled
+        self.generated = 0
+        self.paused = False
+        self.started = time.monotonic()
+        self.first_token = 0.0
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A request's part of a batch: how many of its pending tokens, and the row of the last one."""
+
+    run: Running
+    count: int
+    last_row: int
+
+
+class Scheduler:
+    """Owns the slots; `emit` receives the frames for the host."""
+
+    def __init__(self, model: Model, batcher: Batcher, sequences: int, emit: Callable[[Frame], None]) -> None:
+        self._model = model
+        self._batcher = batcher
+        self._emit = emit
+        self._free = [Slot(sequence) for sequence in range(sequences)]
+        self._waiting: deque[Request] = deque()
+        self._running: dict[int, Running] = {}
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would decode anything."""
+        return bool(self._waiting and self._free) or any(not running.paused for running in self._running.values())
+
+    def submit(self, request: Request) -> None:
+        """Queues a request. Raises GenerationError `prompt_too_long`, `bad_request`."""
+        if self._find(request.id):
+            raise GenerationError("bad_request", f"request {request.id} is already running")
+        room = self._batcher.context_per_sequence - len(request.prompt)
+        if room < 1:
+            raise GenerationError(
+                "prompt_too_long",
+                f"prompt of {len(request.prompt)} tokens exceeds the context of {self._batcher.context_per_sequence}",
+            )
+        self._waiting.append(request)
+
+    def pause(self, request_id: int) -> None:
+        """Stops decoding of a running request; its slot stays."""
+        if running := self._running.get(request_id):
+            running.paused = True
+
+    def resume(self, request_id: int) -> None:
+        """Goes on with a paused request."""
+        if running := self._running.get(request_id):
+            running.paused = False
+
+    def cancel(self, request_id: int) -> None:
+        """Ends a request with finish reason `cancelled`; an unknown id is ignored, its end may be on its way."""
+        if running := self._running.get(request_id):
+            self._finish(running, "cancelled")
+            return
+        for request in self._waiting:
+            if request.id == request_id:
+                self._waiting.remove(request)
+                self._emit_unstarted(request)
+                return
+
+    def step(self) -> None:
+        """Admits waiting requests, decodes one batch and emits what came of it."""
+        while self._waiting and self._free:
+            self._start(self._waiting.popleft())
+        rows, shares = self._plan()
+        if not rows:
+            return
+        status = self._batcher.decode(rows)
+        if status != 0:
+            self._fail([share.run for share in shares], status)
+            return
+        for share in shares:
+            run = share.run
+            run.slot.seen.extend(run.pending[: share.count])
+            run.pending = run.pending[share.count :]
+            if not run.pending:
+                self._advance(run, share.last_row)
+
+    def _plan(self) -> tuple[list[Row], list["_Share"]]:
+        """The rows of the next batch: those who answer first, then as much of the prompts as fits."""
+        ready = [run for run in self._running.values() if not run.paused]
+        answering = [run for run in ready if len(run.pending) == 1]
+        reading = [run for run in ready if len(run.pending) > 1]
+        rows: list[Row] = []
+        shares: list[_Share] = []
+        for run in answering + reading:
+            room = self._batcher.capacity - len(rows)
+            count = min(len(run.pending), room, PROMPT_PIECE if answering else room)
+            if count == 0:
+                break
+            start, ends = len(run.slot.seen), count == len(run.pending)
+            rows += [Row(token, run.slot.sequence, start + i) for i, token in enumerate(run.pending[:count])]
+            if ends:
+                rows[-1] = replace(rows[-1], wants_logits=True)
+            shares.append(_Share(run, count, len(rows) - 1))
+        return rows, shares
+
+    def _start(self, request: Request) -> None:
+        slot = max(self._free, key=lambda candidate: (candidate.common_prefix(request), -len(candidate.seen)))
+        self._free.remove(slot)
+        cached = slot.common_prefix(request)
+        self._batcher.keep(slot.sequence, cached)
+        slot.seen = slot.seen[:cached]
+        slot.cache_key = request.cache_key
+        self._running[request.id] = Running(request, slot, cached)
+        self._emit({"ev": "started", "id": request.id, "prompt_tokens": len(request.prompt), "cached_tokens": cached})
+
+    def _advance(self, run: Running, index: int) -> None:
+        token, logprob = self._batcher.sample(run.sampler, index)
+        if run.first_token == 0.0:
+            run.first_token = time.monotonic()
+        if self._model.ends_generation(token):
+            self._finish(run, "stop")
+            return
+        run.generated += 1
+        text = run.text.push(self._model.piece(token))
+        self._emit({"ev": "token", "id": run.request.id, "token": token, "text": text, "logprob": logprob})
+        run.pending = [token]
+        if run.text.stopped:
+            self._finish(run, "stop")
+        elif run.generated >= run.request.max_tokens or len(run.slot.seen) >= self._batcher.context_per_sequence:
+            self._finish(run, "length")
+
+    def _finish(self, run: Running, reason: str) -> None:
+        now = time.monotonic()
+        first = run.first_token or now
+        self._emit(
+            {
+                "ev": "done",
+                "id": run.request.id,
+                "finish_reason": reason,
+                "text": run.text.finish(),
+                "prompt_tokens": len(run.request.prompt),
+                "cached_tokens": run.cached,
+                "generated_tokens": run.generated,
+                "queue_ms": round((run.started - run.request.received) * 1000),
+                "prompt_ms": round((first - run.started) * 1000),
+                "generate_ms": round((now - first) * 1000),
+            }
+        )
+        self._leave(run)
+
+    def _emit_unstarted(self, request: Request) -> None:
+        self._emit(
+            {
+                "ev": "done",
+                "id": request.id,
+                "finish_reason": "cancelled",
+                "text": "",
+                "prompt_tokens": len(request.prompt),
+                "cached_tokens": 0,
+                "generated_tokens": 0,
+                "queue_ms": round((time.monotonic() - request.received) * 1000),
+                "prompt_ms": 0,
+                "generate_ms": 0,
+            }
+        )
+
+    def _fail(self, runs: list[Running], status: int) -> None:
+        code = "overloaded" if status == _NO_ROOM else "engine_failed"
+        for run in runs:
+            self._emit(
+                {"ev": "error", "id": run.request.id, "code": code, "message": f"decoding failed with status {status}"}
+            )
+            run.slot.cache_key = ""
+            run.slot.seen = []
+            self._batcher.keep(run.slot.sequence, 0)
+            self._leave(run)
+
+    def _leave(self, run: Running) -> None:
+        run.sampler.close()
+        del self._running[run.request.id]
+        self._free.append(run.slot)
+
+    def _find(self, request_id: int) -> Any:
+        return self._running.get(request_id) or next(
+            (request for request in self._waiting if request.id == request_id), None
+        )
