@@ -34,6 +34,7 @@ from protocol.typed_data import Domain, Receipt, Voucher
 PATH = "/v1/chat/completions"
 CONNECT_S, READ_S = 5.0, 120.0
 MAX_LINE_CHARS = 1024 * 1024
+RETRY_PAUSES_S = (0.0, 0.1, 0.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,7 @@ class LeaseClient:
 
     async def close(self) -> None:
         """Waits for payments on their way, then closes connections."""
-        if self._payments:
-            await asyncio.wait(self._payments)
+        await self._finish_payments()
         await self._http.aclose()
 
     async def ask(self, question: Question) -> AsyncIterator[Event]:
@@ -109,14 +109,17 @@ class LeaseClient:
         Raises ProviderRefused, ProviderFailed, ReceiptRejected, LeaseExhausted, StoreError.
         """
         prepay = False
-        while True:
+        for pause_s in (*RETRY_PAUSES_S, None):
             try:
                 async for event in self._attempt(question, prepay):
                     yield event
             except ProviderRefused as refusal:
-                if prepay or refusal.code != RefusalCode.PREPAY:
+                if pause_s is None or refusal.code not in (RefusalCode.PREPAY, RefusalCode.UNPAID):
                     raise
+                # other answers of this lease may have run ahead of their receipts: pay those, and this prompt too
                 prepay = True
+                await self._finish_payments()
+                await asyncio.sleep(pause_s)
             else:
                 return
 
@@ -172,6 +175,10 @@ class LeaseClient:
         if stream.failure is not None:
             raise ProviderFailed(f"the provider broke off: {stream.failure}")
         yield End(stream.finish_reason, final, voucher, final.message.units_out)
+
+    async def _finish_payments(self) -> None:
+        if self._payments:
+            await asyncio.wait(self._payments)
 
     async def _refused(self, response: httpx.Response, seq: int) -> None:
         content = await response.aread()
