@@ -35,6 +35,7 @@ _MAX_SCRYPT_BYTES = 512 * 1024 * 1024
 _MAX_SCRYPT_P = 16
 _MAX_PBKDF2_ROUNDS = 10_000_000
 _OTHERS = 0o077
+_CIPHER = "aes-128-ctr"
 
 
 class KeystoreError(ProtocolError):
@@ -105,6 +106,9 @@ def save(path: Path, signer: Signer, password: Password, *, scrypt_n: int = SCRY
     document["address"] = signer.address[2:].lower()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise KeystoreError(f"the folder {path.parent} cannot be made ({error.strerror})") from None
+    try:
         _write(path, (json.dumps(document) + "\n").encode())
     except FileExistsError:
         raise _exists(path) from None
@@ -120,7 +124,7 @@ def address(path: Path) -> str:
 def load(path: Path, password: Password) -> Signer:
     """The key in a file. Raises WrongPassword, KeystoreDamaged."""
     document = _read(path)
-    _check_cost(path, document)
+    _check_methods(path, document)
     try:
         signer = Signer(bytes(Account.decrypt(document, password.reveal())))
     except InvalidField:
@@ -166,11 +170,11 @@ def _claimed_address(path: Path, document: Mapping[str, Any]) -> str:
         raise _damaged(path, "it names no address") from None
 
 
-def _check_cost(path: Path, document: Mapping[str, Any]) -> None:
-    """A file must not be able to take all memory or hours."""
+def _check_methods(path: Path, document: Mapping[str, Any]) -> None:
+    """Refuse unknown methods, and costs that would take all memory or hours."""
     try:
         crypto = document["crypto"]
-        kdf, costs = crypto["kdf"], crypto["kdfparams"]
+        kdf, costs, cipher = crypto["kdf"], crypto["kdfparams"], crypto["cipher"]
         if kdf == "scrypt":
             n, r, p = (int(costs[name]) for name in "nrp")
             fits = n > 1 and n & (n - 1) == 0 and 0 < n * r * 128 <= _MAX_SCRYPT_BYTES and 0 < p <= _MAX_SCRYPT_P
@@ -180,6 +184,8 @@ def _check_cost(path: Path, document: Mapping[str, Any]) -> None:
         raise _damaged(path, "its fields are malformed") from None
     if not fits:
         raise _damaged(path, "its key derivation is unknown or absurdly costly")
+    if cipher != _CIPHER:
+        raise _damaged(path, "its cipher is unknown")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -204,10 +204,11 @@ def load_abi(name: str, folder: Path = FOLDER) -> ContractAbi:
 
 
 def _plain(value: Any, parameter: Mapping[str, Any]) -> Any:
+    """The value with its structs as tuples, in the order of their members."""
     kind: str = parameter["type"]
     if kind.endswith("]"):
         inner = {**parameter, "type": kind[: kind.rindex("[")]}
-        return [_plain(item, inner) for item in value]
+        return [_plain(item, inner) for item in _sequence(value, parameter)]
     if kind != "tuple":
         return value
     members = parameter["components"]
@@ -218,6 +219,12 @@ def _plain(value: Any, parameter: Mapping[str, Any]) -> Any:
         if set(names) != set(value):
             raise InvalidField(parameter.get("name") or "struct", f"members must be exactly {', '.join(names)}")
         value = [value[name] for name in names]
-    if len(value) != len(members):
+    if len(_sequence(value, parameter)) != len(members):
         raise InvalidField(parameter.get("name") or "struct", f"{len(members)} members are needed")
     return tuple(_plain(item, member) for item, member in zip(value, members, strict=True))
+
+
+def _sequence(value: Any, parameter: Mapping[str, Any]) -> Sequence[Any]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise InvalidField(parameter.get("name") or "argument", f"{abi_type(parameter)} is needed")
+    return value

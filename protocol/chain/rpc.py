@@ -256,14 +256,15 @@ def _refusal(endpoint: _Endpoint, method: str, error: Any) -> RpcRejected:
 
 
 def _label(url: str) -> str:
-    parts = urlsplit(url)
+    """Scheme, host and port: all of an address that may be shown."""
     try:
-        port = parts.port
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        port = None
+        parts, port = urlsplit(""), ""
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ChainError("an RPC address is not an http(s) URL: use the form https://host[:port][/path]")
-    return f"{parts.scheme}://{parts.hostname}" + (f":{port}" if port else "")
+    return f"{parts.scheme}://{parts.hostname}{port}"
 
 
 def _unavailable(failures: Sequence[str]) -> str:
