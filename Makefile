@@ -19,7 +19,7 @@ demo: ## Run the market on this machine: deploy, lease, ask a real model, pay, s
 test: ## All tests; what .ci/run runs
 	@$(ACTIVATE); python scripts/run_tests.py
 
-test-fast: ## The tests that need neither Ape nor a real model
+test-fast: ## The tests of protocol, provider and consumer, without slow ones
 	@$(ACTIVATE); python scripts/run_tests.py --fast
 
 soak: ## Long fault runs
@@ -38,7 +38,7 @@ compile: ## Compile the contracts into .build/
 	@$(ACTIVATE); ape compile
 
 abi: ## Compile, then write protocol/abi/*.json
-	@$(ACTIVATE); ape compile && python -m scripts.deployment.artifacts
+	@$(ACTIVATE); ape compile && python -m scripts.export_abis
 
 lock: ## Rewrite the locks from requirements/*.in and package.json (UPGRADE=1: newest versions)
 	@$(ACTIVATE); bash scripts/lock.sh

@@ -101,8 +101,3 @@ def export_abis(artifacts: Mapping[str, Artifact], folder: Path = ABI_FOLDER) ->
             path.write_text(text)
             written.append(path)
     return written
-
-
-if __name__ == "__main__":
-    for changed in export_abis(load_build()):
-        print(f"wrote {changed.relative_to(ROOT)}")

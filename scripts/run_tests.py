@@ -1,0 +1,178 @@
+"""Runs the test suites one after another, each in the pytest it needs, and sums what they report.
+
+    python scripts/run_tests.py            everything but soak runs
+    python scripts/run_tests.py --fast     without contract, slow and end-to-end tests
+    python scripts/run_tests.py --soak     the soak runs alone
+
+The last line is `N passed, N failed, N skipped`. Fails when a test fails, when anything but a test that needs a GPU
+was skipped, when a suite is empty, and when a test file belongs to no suite. A suite over its time budget is only
+pointed out.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / ".test-results"
+TESTS = ROOT / "tests"
+
+PYTEST = (sys.executable, "-m", "pytest")
+PLAIN = (*PYTEST, "-p", "no:ape_test", "-p", "no:boa_test")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One pytest run over folders or files under tests/; `fast`: part of `make test-fast`."""
+
+    name: str
+    command: tuple[str, ...]
+    paths: tuple[str, ...]
+    fast: bool = True
+
+    def files(self) -> set[Path]:
+        found: set[Path] = set()
+        for path in self.paths:
+            target = TESTS / path
+            found |= {target} if target.is_file() else set(target.rglob("test_*.py"))
+        return found
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Suites that share a time budget, in minutes."""
+
+    name: str
+    budget_min: int
+    suites: tuple[Suite, ...]
+
+
+@dataclass
+class Tally:
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    expected_failures: int = 0
+
+    def add(self, other: Tally) -> None:
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+        self.expected_failures += other.expected_failures
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped + self.expected_failures} skipped"
+
+
+def partitions() -> list[Partition]:
+    """All of them; those of parts that do not exist yet are empty and dropped by the caller."""
+    set_files = tuple(sorted(f"contracts/{file.name}" for file in (TESTS / "contracts").glob("test_*.py")))
+    return [
+        Partition(
+            "contracts",
+            9,
+            (
+                Suite("contracts-set", PLAIN, set_files, fast=False),
+                Suite("contracts-boa", (*PYTEST, "-p", "no:ape_test"), ("contracts/boa",), fast=False),
+                Suite("contracts-ape", ("ape", "test"), ("contracts/ape",), fast=False),
+            ),
+        ),
+        Partition("protocol, provider", 5, (Suite("services", PLAIN, ("protocol", "provider")),)),
+        Partition("gateway", 3, (Suite("consumer", PLAIN, ("consumer",)),)),
+        Partition("indexer", 6, (Suite("indexer", PLAIN, ("indexer",)),)),
+        Partition("sandbox", 5, (Suite("sandbox", PLAIN, ("sandbox",)),)),
+        Partition("p2p", 5, (Suite("p2p", PLAIN, ("p2p",)),)),
+        Partition("dApp", 6, (Suite("frontend", PLAIN, ("frontend",), fast=False),)),
+        Partition("end to end", 5, (Suite("e2e", PLAIN, ("e2e", "setup"), fast=False),)),
+    ]
+
+
+def run_suite(suite: Suite, markers: str, profile: str, *, may_be_empty: bool) -> Tally:
+    """Run one suite, its output passed through, and read its report."""
+    report = RESULTS / f"{suite.name}.xml"
+    command = [
+        *suite.command,
+        *(f"tests/{path}" for path in suite.paths if (TESTS / path).exists()),
+        *("-q", "-m", markers, "--durations=5", "--durations-min=5", f"--junitxml={report}"),
+    ]
+    print(f"\n=== {suite.name}", flush=True)
+    status = subprocess.run(command, cwd=ROOT, env=os.environ | {"HYPOTHESIS_PROFILE": profile}, check=False).returncode
+    if status == 5 and may_be_empty:
+        return Tally()
+    tally = read_report(report) if report.exists() else Tally()
+    if status != 0 and tally.failed == 0:
+        print(f"{suite.name}: ended with status {status} and no failed test", flush=True)
+        tally.failed = 1
+    return tally
+
+
+def read_report(report: Path) -> Tally:
+    """The sums of a JUnit report."""
+    tally = Tally()
+    for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314 - written by the run before
+        skipped = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            tally.failed += 1
+        elif skipped is None:
+            tally.passed += 1
+        elif skipped.get("type") == "pytest.xfail":
+            tally.expected_failures += 1
+        else:
+            tally.skipped += 1
+    return tally
+
+
+def main() -> int:
+    options = set(sys.argv[1:])
+    if not options <= {"--fast", "--soak"} or len(options) > 1:
+        print("usage: run_tests.py [--fast | --soak]", file=sys.stderr)
+        return 2
+    fast, soak = "--fast" in options, "--soak" in options
+    markers = "soak" if soak else "not soak and not slow" if fast else "not soak"
+    RESULTS.mkdir(exist_ok=True)
+    for old in RESULTS.iterdir():
+        old.unlink()
+
+    total = Tally()
+    problems: list[str] = []
+    stray = set(TESTS.rglob("test_*.py")) - {f for p in partitions() for s in p.suites for f in s.files()}
+    problems += [f"{file.relative_to(ROOT)} belongs to no suite" for file in sorted(stray)]
+    if not fast and subprocess.run(["ape", "compile"], cwd=ROOT, check=False).returncode != 0:
+        problems.append("the contracts do not compile")
+
+    rows = []
+    for partition in partitions():
+        start = time.monotonic()
+        tally = Tally()
+        suites = [suite for suite in partition.suites if suite.files() and (suite.fast or not fast)]
+        for suite in suites:
+            tally.add(run_suite(suite, markers, "soak" if soak else "ci", may_be_empty=fast or soak))
+        if suites:
+            rows.append((partition, time.monotonic() - start, tally))
+            total.add(tally)
+
+    if total.expected_failures:
+        problems.append(f"{total.expected_failures} tests are expected to fail: mend or remove them")
+    if total.passed == 0 and not soak:
+        problems.append("no test ran")
+    total.failed += len(problems)
+    print()
+    for partition, seconds, tally in rows:
+        over = seconds > partition.budget_min * 60 and not soak
+        note = "  <- over its budget" if over else ""
+        print(f"{partition.name:<20}{seconds:>7.0f} s of {partition.budget_min * 60:>4} s   {tally}{note}")
+    for problem in problems:
+        print(f"problem: {problem}")
+    (RESULTS / "summary.txt").write_text(f"{total}\n")
+    print(total)
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
