@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+import httpx
+
 GENESIS = "0x" + "ab" * 32
 Batch = list[dict[str, Any]]
 Answer = tuple[int, bytes]
@@ -67,6 +69,19 @@ class HostileNode:
 
     def honest(self, batch: Batch) -> Answer:
         return 200, json.dumps(self.entries(batch)).encode()
+
+    def relay(self, url: str, change: Callable[[dict[str, Any], Any], Any]) -> None:
+        """Pass everything on to a real node; `change` sees each call and its result and gives what to answer."""
+
+        def answer(batch: Batch) -> Answer:
+            entries = httpx.post(url, json=batch).json()
+            by_id = {call["id"]: call for call in batch}
+            for entry in entries:
+                if "result" in entry:
+                    entry["result"] = change(by_id[entry["id"]], entry["result"])
+            return 200, json.dumps(entries).encode()
+
+        self.answer = answer
 
     def first(self, count: int, answer: Callable[[Batch], Answer]) -> None:
         """Give this answer `count` times, then be honest."""

@@ -373,9 +373,10 @@ def test_send__what_is_in_flight__counts_against_the_balance(
     node.automine(False)
     sender = make_sender()
     to, data = client.deployment.address("Probe"), client.encode("Probe", "pay")
-    sender.send("one", to, data, ETHER * 6 // 10)
-    with pytest.raises(InsufficientFunds):
-        sender.send("two", to, data, ETHER * 6 // 10)
+    sender.send("one", to, data, ETHER * 6 // 10, gas=50_000)
+    with pytest.raises(InsufficientFunds) as caught:
+        sender.send("two", to, data, ETHER * 6 // 10, gas=50_000)
+    assert caught.value.needed > ETHER * 12 // 10
     assert settle(node, sender, "one").succeeded
 
 

@@ -25,6 +25,7 @@ from protocol.chain.rpc import RpcLimits
 from protocol.chain.sender import Outcome, SenderPolicy, TransactionSender
 from protocol.signing import Signer
 from tests.protocol.chain.conftest import QUICK
+from tests.protocol.chain.hostile_node import HostileNode
 from tests.protocol.chain.probe import deploy_probe, export_abi, funded
 from tests.protocol.chain.test_sender import bump, count, foreign_transaction, settle
 from tests.support.anvil import ROOT, Anvil, RpcFailure
@@ -177,6 +178,51 @@ def test_restarted_chain__is_recognised_and_nothing_is_sent_to_it(quick_folder: 
         with pytest.raises(WrongChain, match="another genesis block"):
             sender.send("b", *bump(client, 2))
         assert second.rpc("eth_getTransactionCount", [signer.address, "pending"]) == "0x0"
+
+
+def test_lying_endpoint__hides_our_receipt__another_one_vetoes_sending_anew(
+    node: Anvil, make_client: Callable[..., ChainClient], signer: Signer, quick_folder: Path
+) -> None:
+    with HostileNode() as liar:
+        liar.relay(node.url, lambda call, result: None if "Receipt" in call["method"] else result)
+        client = make_client(liar.url, node.url)
+        with TransactionSender(client, signer, quick_folder / "s.sqlite", CALM) as sender:
+            first = sender.send("a", *bump(client, 110))
+            for _ in range(3):
+                sender.step()
+                node.mine()
+            assert sender.outcome("a") == first
+            liar.relay(node.url, lambda _, result: result)
+            assert sender.wait("a", timeout=20).tx_hash == first.tx_hash
+        assert count(client, 110) == 1
+        assert client.transaction_count(signer.address) == 1
+
+
+def test_lying_endpoint__shows_the_receipt_of_an_undone_block__is_not_final(
+    node: Anvil, make_client: Callable[..., ChainClient], signer: Signer, quick_folder: Path
+) -> None:
+    with HostileNode() as liar:
+        stale: dict[str, Any] = {}
+
+        def remember(call: dict[str, Any], result: Any) -> Any:
+            if "Receipt" not in call["method"]:
+                return result
+            return stale.setdefault(call["params"][0], result) if result else stale.get(call["params"][0])
+
+        liar.relay(node.url, remember)
+        client = make_client(liar.url, profile=Profile("slow", confirmations=3))
+        with TransactionSender(client, signer, quick_folder / "s.sqlite", CALM) as sender:
+            sender.send("a", *bump(client, 111))
+            assert sender.wait("a", timeout=20, until=State.MINED).state is State.MINED
+            node.automine(False)
+            node.rpc("anvil_reorg", [1, []])
+            node.rpc("anvil_dropAllTransactions")
+            node.mine(5)
+            sender.step()
+            assert sender.outcome("a").state is State.PENDING
+            liar.relay(node.url, lambda _, result: result)
+            assert settle(node, sender, "a").succeeded
+        assert count(client, 111) == 1
 
 
 class SenderUnderFaults(RuleBasedStateMachine):
