@@ -38,6 +38,7 @@ SLASH_DAY_BPS: constant(uint256) = 7
 REFUND_DAY_BPS: constant(uint256) = 8
 KEYS: constant(uint256) = 9
 
+MAX_TOKENS: constant(uint256) = 8
 CHANGE_INTERVAL: constant(uint256) = 7 * 86_400
 _DAY: constant(uint256) = 86_400
 _CLAW: constant(uint256) = 10**18
@@ -67,6 +68,9 @@ _changed_at: uint256[KEYS]
 
 # Which tokens the escrow takes deposits in; a token never listed can never reach the ledgers.
 token_listed: public(HashMap[address, bool])
+
+# Every token ever listed. Staking can stream as many as this and no more, so the list is bounded here.
+_tokens: DynArray[address, MAX_TOKENS]
 
 # Who receives the platform's share of the fees.
 treasury: public(address)
@@ -108,6 +112,9 @@ def set(key: uint256, new_value: uint256):
 def list_token(token: address, listed: bool):
     ownable._check_owner()
     assert token.is_contract, "params: token is not a contract"
+    if token not in self._tokens:
+        assert len(self._tokens) < MAX_TOKENS, "params: too many tokens"
+        self._tokens.append(token)
     self.token_listed[token] = listed
     log IParams.TokenListingChanged(token=token, is_listed=listed)
 
@@ -130,6 +137,12 @@ def get(key: uint256) -> uint256:
 def open_terms(token: address) -> (uint256, uint256, bool):
     word: uint256 = self._open_word
     return word & (2**16 - 1), word >> 16, self.token_listed[token]
+
+
+@external
+@view
+def tokens() -> DynArray[address, MAX_TOKENS]:
+    return self._tokens
 
 
 @external

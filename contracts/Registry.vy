@@ -25,6 +25,7 @@ initializes: offers
 
 interface Escrow:
     def end_leases(provider: uint32): nonpayable
+    def leases_end(provider: uint256) -> uint256: view
 
 
 _MIN_STAKE: constant(uint256) = 3  # key in Params
@@ -47,6 +48,9 @@ _providers: HashMap[uint32, uint256]
 # The active provider of an owner, so that Staking can deregister by address.
 provider_of: public(HashMap[address, uint32])
 
+# The id an owner had before; while its leases may still run, the owner's stake backs them and nothing else.
+_former: HashMap[address, uint32]
+
 # The latest metadata digest: how readers find the signed document.
 metadata_digest: public(HashMap[uint32, bytes32])
 
@@ -66,6 +70,8 @@ def __init__(params_: IParams, staking_: IStaking, escrow_: Escrow):
 @external
 def register(node_key: address, r: bytes32, vs: bytes32, metadata_digest: bytes32) -> uint32:
     assert self.provider_of[msg.sender] == 0, "registry: already registered"
+    former_end: uint256 = staticcall escrow.leases_end(convert(self._former[msg.sender], uint256))
+    assert block.timestamp >= former_end, "registry: leases of the former id still run"
     min_stake: uint256 = staticcall params.get(_MIN_STAKE)
     assert staticcall staking.active_stake(msg.sender) >= min_stake, "registry: stake too low"
     provider: uint32 = self.provider_count + 1
@@ -131,6 +137,7 @@ def deregister(owner: address):
     if provider == 0:
         return
     self.provider_of[owner] = 0
+    self._former[owner] = provider
     self._providers[provider] &= ~_REGISTERED_BIT
     log IRegistry.ProviderDeregistered(provider=provider, owner=owner)
     extcall escrow.end_leases(provider)

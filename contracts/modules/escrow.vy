@@ -118,7 +118,7 @@ def _check_listed(token: address):
 
 @internal
 def _deposit(token: address, amount: uint256, receiver: address):
-    assert receiver != empty(address), "escrow: bad receiver"
+    assert receiver != empty(address) and receiver != self, "escrow: bad receiver"
     assert amount > 0, "escrow: nothing to deposit"
     if self.token_ids[token] == 0:
         self._admit(token)

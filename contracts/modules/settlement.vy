@@ -39,7 +39,7 @@ event FeesCollected:
 
 struct SignedVoucher:
     lease_id: bytes32
-    cumulative: uint256
+    cumulative: uint256  # uint128 in the signed type; wider here, so that a larger one is skipped and reverts no batch
     context: bytes32
     r: bytes32
     vs: bytes32
@@ -91,6 +91,9 @@ def settle(provider: uint32, token: address, vouchers: DynArray[SignedVoucher, M
         target: uint256 = min(voucher.cumulative, funds & (2**96 - 1))
         if target <= settled:
             log VoucherSkipped(lease_id=voucher.lease_id, reason=SKIPPED_SETTLED)
+            continue
+        if voucher.cumulative > 2**128 - 1:
+            log VoucherSkipped(lease_id=voucher.lease_id, reason=SKIPPED_SIGNATURE)
             continue
         digest: bytes32 = typed_data._digest(
             separator, typed_data._hash_voucher(voucher.lease_id, voucher.cumulative, voucher.context)
