@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -92,6 +92,16 @@ class Outcome:
         """Mined without reverting; see `state` for whether that is final."""
         return self.receipt is not None and self.receipt.succeeded
 
+    @property
+    def has_ended(self) -> bool:
+        """Nothing more will become of it: final, or never to be sent."""
+        return self.state in (State.FINAL, State.REFUSED)
+
+    @property
+    def has_failed(self) -> bool:
+        """It ended without its effect."""
+        return self.has_ended and not self.succeeded
+
 
 @dataclass(frozen=True)
 class _View:
@@ -165,6 +175,35 @@ class TransactionSender:
                 intent = self._record(key, transaction, gas, self._next_nonce())
             return _outcome(self._broadcast(intent))
 
+    def retry(
+        self,
+        name: str,
+        to: str,
+        data: bytes = b"",
+        value: int = 0,
+        *,
+        gas: int | None = None,
+        is_over: Callable[[Outcome], bool] = lambda outcome: outcome.has_failed,
+    ) -> Outcome:
+        """`send` under the key `name`, and anew under `name#2`, `name#3`, … once the last attempt `is_over`.
+
+        By default an attempt is over when it failed for good, so at most one can ever have an effect. Raises as `send`.
+        """
+        with self._mutex:
+            number = 1
+            while (known := self._store.find(_attempt_key(name, number))) is not None and is_over(_outcome(known)):
+                number += 1
+            return self.send(_attempt_key(name, number), to, data, value, gas=gas)
+
+    def latest(self, name: str) -> Outcome | None:
+        """The newest attempt of `retry` under this name, as recorded; None before the first."""
+        with self._mutex:
+            number = 1
+            found = None
+            while (known := self._store.find(_attempt_key(name, number))) is not None:
+                found, number = _outcome(known), number + 1
+            return found
+
     def outcome(self, key: str) -> Outcome:
         """What is recorded now; nothing is asked of the chain. Raises UnknownIntent."""
         with self._mutex:
@@ -206,7 +245,7 @@ class TransactionSender:
             except (RpcUnavailable, RpcRejected, MalformedAnswer) as error:
                 trouble = str(error)
             outcome = self.outcome(key)
-            if outcome.state in (State.FINAL, State.REFUSED, until):
+            if outcome.has_ended or outcome.state is until:
                 return outcome
             if time.monotonic() >= deadline:
                 raise self._late(outcome, trouble, timeout)
@@ -448,7 +487,7 @@ class TransactionSender:
             self._store.set_state(intent, State.REFUSED, note=note)
             return
         try:
-            gas, fees = self._gas(intent.transaction), self._bid()
+            gas, fees = max(intent.gas, self._gas(intent.transaction)), self._bid()
         except ContractReverted as error:
             self._store.set_state(intent, State.REFUSED, note=f"{note}; now the contract refuses it: {error.reason}")
             return
@@ -501,6 +540,10 @@ class TransactionSender:
         except RpcError as error:
             return f"reason not available: {error}"
         return "reason not available: the state has changed since"
+
+
+def _attempt_key(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}#{number}"
 
 
 def _receipt_calls(intent: Intent) -> list[Call]:

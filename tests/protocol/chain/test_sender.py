@@ -413,6 +413,42 @@ def test_execute__out_of_gas__says_so(client: ChainClient, make_sender: MakeSend
         sender.execute("hungry", to, data, timeout=20)
 
 
+def test_retry__attempt_failed_for_good__goes_on_under_a_new_key(client: ChainClient, make_sender: MakeSender) -> None:
+    sender = make_sender()
+    to, data = bump(client, 50)
+    sender.retry("pay", to, data, gas=30_000)
+    assert sender.wait("pay", timeout=20).has_failed
+    sender.retry("pay", to, data)
+    assert sender.wait("pay#2", timeout=20).succeeded
+    assert sender.retry("pay", to, data).key == "pay#2"
+    assert sender.latest("pay") == sender.outcome("pay#2")
+    assert sender.latest("other") is None
+    assert count(client, 50) == 1
+
+
+def test_retry__attempt_still_under_way__sends_nothing(
+    node: Anvil, client: ChainClient, make_sender: MakeSender
+) -> None:
+    node.automine(False)
+    sender = make_sender()
+    first = sender.retry("pay", *bump(client, 51), gas=30_000)
+    assert sender.retry("pay", *bump(client, 51)) == first
+    assert len(sender.pending()) == 1
+
+
+def test_step__signed_anew__keeps_a_gas_limit_that_was_given(
+    node: Anvil, client: ChainClient, make_sender: MakeSender, signer: Signer
+) -> None:
+    node.automine(False)
+    sender = make_sender()
+    sender.send("roomy", *bump(client, 52), gas=900_000)
+    node.rpc("anvil_dropAllTransactions", [])
+    foreign_transaction(node, signer, 0, 80 * GWEI)
+    node.mine()
+    sender.step()
+    assert (sender.outcome("roomy").nonce, sender._find("roomy").gas) == (1, 900_000)
+
+
 def test_send__network_above_the_ceiling__is_refused(client: ChainClient, make_sender: MakeSender) -> None:
     sender = make_sender(SenderPolicy(max_fee=10))
     with pytest.raises(FeeTooHigh, match="above the ceiling of 10"):
