@@ -3,6 +3,7 @@
 ProviderError
 ├── ConfigError          the configuration or a file it names cannot be used
 ├── LedgerError          the ledger cannot be opened, belongs to someone else, or contradicts itself
+│   └── AnchorError      signing an anchor would contradict the chain, or the node key is not in force
 └── Refusal              a request is refused; carries an HTTP status and a machine-readable code
 """
 
@@ -21,6 +22,10 @@ class ConfigError(ProviderError):
 
 class LedgerError(ProviderError):
     """The ledger cannot be used, or an entry contradicts an earlier one."""
+
+
+class AnchorError(LedgerError):
+    """No anchor may be signed with this ledger and key."""
 
 
 class Refusal(ProviderError):  # noqa: N818 - it is an answer

@@ -211,6 +211,19 @@ class Ledger:
                 (stored.signed.message.count, stored.prev_count, stored.prev_root, stored.signed.encode(), now),
             )
 
+    def replace_anchor(self, stored: StoredAnchor) -> None:
+        """Keeps another signature of an anchor, after the node key was rotated. Raises LedgerError if it differs."""
+        anchor = stored.signed.message
+        with self._transaction():
+            last = self.last_anchor()
+            if last is None or (last.signed.message, last.prev_count, last.prev_root) != (
+                anchor,
+                stored.prev_count,
+                stored.prev_root,
+            ):
+                raise LedgerError(f"anchor {anchor.count} differs from the one that was signed")
+            self._db.execute("UPDATE anchors SET signed = ? WHERE count = ?", (stored.signed.encode(), anchor.count))
+
     def confirm_anchor(self, count: int) -> None:
         """Notes that the anchor of this count is on chain."""
         with self._transaction():

@@ -86,9 +86,11 @@ class AlreadyServed(Exception):  # noqa: N818 - it is what happened
 
 
 class Clock(Protocol):
-    """The market's time in Unix seconds."""
+    """The market's time, and the newest head's, in Unix seconds."""
 
     def now(self) -> int: ...
+
+    def block_time(self) -> int: ...
 
 
 class InferenceService:

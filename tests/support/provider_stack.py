@@ -46,6 +46,9 @@ class TestClock:
     def now(self) -> int:
         return int(time.time()) + self.shift
 
+    def block_time(self) -> int:
+        return self.now()
+
 
 def make_offer(**terms: int) -> Offer:
     """An offer of the tiny model: 10 base units a token in, 30 out, 5 cached."""
