@@ -1,4 +1,4 @@
-"""Runs the test suites one after another, each in the pytest it needs, and sums what they report.
+"""Runs the test suites, each in the pytest it needs and two at a time, and sums what they report.
 
     python scripts/run_tests.py            everything but soak runs
     python scripts/run_tests.py --fast     without contract, slow and end-to-end tests
@@ -16,12 +16,14 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / ".test-results"
 TESTS = ROOT / "tests"
+PROGRESS_S = 30.0
 
 PYTEST = (sys.executable, "-m", "pytest")
 PLAIN = (*PYTEST, "-p", "no:ape_test", "-p", "no:boa_test")
@@ -93,23 +95,61 @@ def partitions() -> list[Partition]:
     ]
 
 
-def run_suite(suite: Suite, markers: str, profile: str, *, may_be_empty: bool) -> Tally:
-    """Run one suite, its output passed through, and read its report."""
-    report = RESULTS / f"{suite.name}.xml"
+@dataclass(frozen=True)
+class Result:
+    """How one suite ended, after how many seconds, and where its output is."""
+
+    tally: Tally
+    seconds: float
+    log: Path
+
+
+def run_suite(suite: Suite, markers: str, profile: str, *, may_be_empty: bool) -> Result:
+    """Run one suite, its output into a log, and read its report."""
+    report, log = RESULTS / f"{suite.name}.xml", RESULTS / f"{suite.name}.log"
     command = [
         *suite.command,
         *(f"tests/{path}" for path in suite.paths if (TESTS / path).exists()),
         *("-q", "-m", markers, "--durations=5", "--durations-min=5", f"--junitxml={report}"),
     ]
-    print(f"\n=== {suite.name}", flush=True)
-    status = subprocess.run(command, cwd=ROOT, env=os.environ | {"HYPOTHESIS_PROFILE": profile}, check=False).returncode
-    if status == 5 and may_be_empty:
-        return Tally()
-    tally = read_report(report) if report.exists() else Tally()
-    if status != 0 and tally.failed == 0:
-        print(f"{suite.name}: ended with status {status} and no failed test", flush=True)
-        tally.failed = 1
-    return tally
+    start = time.monotonic()
+    with log.open("w") as output:
+        status = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"HYPOTHESIS_PROFILE": profile},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+        tally = read_report(report) if report.exists() else Tally()
+        if status == 5 and may_be_empty:
+            tally = Tally()
+        elif status != 0 and tally.failed == 0:
+            print(f"{suite.name}: ended with status {status} and no failed test", file=output)
+            tally.failed = 1
+    return Result(tally, time.monotonic() - start, log)
+
+
+def run_all(suites: list[Suite], markers: str, profile: str, *, may_be_empty: bool) -> dict[str, Result]:
+    """Run the suites two at a time, one for each core of the smallest machine; show each one's output as it ends."""
+    results: dict[str, Result] = {}
+    start = time.monotonic()
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        futures = {pool.submit(run_suite, s, markers, profile, may_be_empty=may_be_empty): s.name for s in suites}
+        waiting = set(futures)
+        while waiting:
+            done, waiting = wait(waiting, timeout=PROGRESS_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                name, result = futures[future], future.result()
+                results[name] = result
+                print(f"\n=== {name}: {result.tally} in {result.seconds:.0f} s", flush=True)
+                print(result.log.read_text(errors="replace"), end="", flush=True)
+            running = sorted(futures[future] for future in waiting if future.running())
+            if not done:
+                print(f"{time.monotonic() - start:>6.0f} s  running: {', '.join(running)}", flush=True)
+    return results
 
 
 def read_report(report: Path) -> Tally:
@@ -146,16 +186,18 @@ def main() -> int:
     if not fast and subprocess.run(["ape", "compile"], cwd=ROOT, check=False).returncode != 0:
         problems.append("the contracts do not compile")
 
-    rows = []
-    for partition in partitions():
-        start = time.monotonic()
-        tally = Tally()
-        suites = [suite for suite in partition.suites if suite.files() and (suite.fast or not fast)]
-        for suite in suites:
-            tally.add(run_suite(suite, markers, "soak" if soak else "ci", may_be_empty=fast or soak))
-        if suites:
-            rows.append((partition, time.monotonic() - start, tally))
-            total.add(tally)
+    chosen = {
+        partition.name: [suite for suite in partition.suites if suite.files() and (suite.fast or not fast)]
+        for partition in partitions()
+    }
+    results = run_all(
+        [suite for suites in chosen.values() for suite in suites],
+        markers,
+        "soak" if soak else "ci",
+        may_be_empty=fast or soak,
+    )
+    for result in results.values():
+        total.add(result.tally)
 
     if total.expected_failures:
         problems.append(f"{total.expected_failures} tests are expected to fail: mend or remove them")
@@ -163,10 +205,13 @@ def main() -> int:
         problems.append("no test ran")
     total.failed += len(problems)
     print()
-    for partition, seconds, tally in rows:
-        over = seconds > partition.budget_min * 60 and not soak
-        note = "  <- over its budget" if over else ""
-        print(f"{partition.name:<20}{seconds:>7.0f} s of {partition.budget_min * 60:>4} s   {tally}{note}")
+    for partition in partitions():
+        suites = [results[suite.name] for suite in chosen[partition.name]]
+        if suites:
+            seconds = sum(result.seconds for result in suites)
+            over = seconds > partition.budget_min * 60 and not soak
+            note = "  <- over its budget" if over else ""
+            print(f"{partition.name:<20}{seconds:>7.0f} s of {partition.budget_min * 60:>4} s{note}")
     for problem in problems:
         print(f"problem: {problem}")
     (RESULTS / "summary.txt").write_text(f"{total}\n")
