@@ -81,14 +81,14 @@ def test_report__every_outcome__is_counted(tmp_path: Path) -> None:
 def test_suite__ends_without_a_report__counts_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_tests, "RESULTS", tmp_path)
     suite = Suite("dead", ("false",), ("setup",))
-    assert run_suite(suite, "not soak", "ci", may_be_empty=False) == Tally(failed=1)
+    assert run_suite(suite, "not soak", "ci", may_be_empty=False).tally == Tally(failed=1)
 
 
 def test_suite__without_tests__counts_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_tests, "RESULTS", tmp_path)
     suite = Suite("empty", run_tests.PLAIN, ("setup/test_locks.py",))
-    assert run_suite(suite, "gpu", "ci", may_be_empty=False) == Tally(failed=1)
-    assert run_suite(suite, "gpu", "ci", may_be_empty=True) == Tally()
+    assert run_suite(suite, "gpu", "ci", may_be_empty=False).tally == Tally(failed=1)
+    assert run_suite(suite, "gpu", "ci", may_be_empty=True).tally == Tally()
 
 
 def test_suites__together__hold_every_test_file() -> None:
