@@ -3,7 +3,7 @@
 """
 @title ReentrantToken
 @license MIT
-@notice For tests: a token that makes a call of the test's choice in the middle of every transfer.
+@notice For tests: a token that makes a call of the test's choice in the middle of every transfer and permit.
 """
 
 from . import token_ledger
@@ -79,9 +79,22 @@ def approve(spender: address, amount: uint256) -> bool:
     return True
 
 
+@external
+def permit(owner: address, spender: address, amount: uint256, deadline: uint256, v: uint8, r: bytes32, s: bytes32):
+    """
+    @notice EIP-2612 in name only: makes the call and approves nothing.
+    """
+    self._call()
+
+
 @internal
 def _move_and_call(sender: address, receiver: address, amount: uint256):
     token_ledger._move(sender, receiver, amount)
+    self._call()
+
+
+@internal
+def _call():
     if self.target == empty(address) or self._is_calling:
         return
     self._is_calling = True
