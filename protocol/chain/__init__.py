@@ -1,7 +1,7 @@
 """Reading the chain and sending to it.
 
-`deployments` says what stands where; `client` reads it, `sender` writes to it; `rpc`, `abi`, `events`, `fees` and
-`intents` are what those two are made of. `exceptions` has the tree of errors.
+`deployments` says what stands where; `client` reads it, `sender` writes to it; `rpc` (a web3 provider), `answers`,
+`abi`, `events`, `fees` and `intents` are what those two are made of. `exceptions` has the tree of errors.
 """
 
 from protocol.chain.client import ChainClient

@@ -1,7 +1,8 @@
 """Contract ABIs: encoding calls, decoding results, reasons of reverts, and the files in `protocol/abi/`.
 
 Structs are given as tuples, mappings by member name or protocol messages, and come back as dictionaries by member name.
-Addresses come back in EIP-55 form, bytes as `bytes`.
+Addresses come back in EIP-55 form, bytes as `bytes`. The coding is web3's strict codec. Web3's `Contract` is not used:
+it searches the ABI anew for every call, at many times the codec's cost, and drops a struct's surplus members.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from eth_abi.abi import decode as abi_decode
-from eth_abi.abi import encode as abi_encode
 from eth_abi.exceptions import DecodingError, EncodingError
+from eth_utils.abi import collapse_if_tuple, event_abi_to_log_topic
+from web3 import Web3
+from web3.providers.base import BaseProvider
 
 from protocol.address import to_address
 from protocol.chain.exceptions import DeploymentError, MalformedAnswer
 from protocol.exceptions import InvalidField
 from protocol.hashing import keccak
 from protocol.typed_data import Message
+
+CODEC = Web3(BaseProvider()).codec
+"""Needs no node. Stricter than eth_abi's own: bytes must have exactly their type's length."""
 
 FOLDER = Path(__file__).resolve().parents[1] / "abi"
 T = TypeVar("T")
@@ -96,7 +101,7 @@ class ContractAbi:
         found = self._function(function, len(args))
         values = [_plain(value, parameter) for value, parameter in zip(args, found.inputs, strict=True)]
         try:
-            return found.selector + abi_encode(found.input_types, values)
+            return found.selector + CODEC.encode(found.input_types, values)
         except (EncodingError, TypeError, ValueError, OverflowError) as error:
             raise InvalidField(f"{self.name}.{function}", f"arguments do not fit: {error}") from None
 
@@ -117,7 +122,7 @@ class ContractAbi:
             return None
         name, types = known
         try:
-            values = abi_decode(types, data[4:])
+            values = CODEC.decode(types, data[4:])
         except DecodingError:
             return name
         return f"{name}({', '.join(str(value) for value in values)})"
@@ -130,7 +135,7 @@ class ContractAbi:
 
     def _decode(self, function: _Function, raw: bytes) -> Any:
         try:
-            values = abi_decode(function.output_types, raw)
+            values = CODEC.decode(function.output_types, raw)
         except (DecodingError, OverflowError, UnicodeDecodeError) as error:
             raise MalformedAnswer(
                 f"{self.name}.{function.name} answered {len(raw)} bytes that do not fit: {error}"
@@ -141,10 +146,7 @@ class ContractAbi:
 
 def abi_type(parameter: Mapping[str, Any]) -> str:
     """A parameter's canonical type: `tuple` becomes the list of its members' types."""
-    kind: str = parameter["type"]
-    if kind.startswith("tuple"):
-        return "(" + ",".join(abi_type(member) for member in parameter["components"]) + ")" + kind[len("tuple") :]
-    return kind
+    return collapse_if_tuple(cast("dict[str, Any]", parameter))
 
 
 def selector(entry: Mapping[str, Any]) -> bytes:
@@ -154,7 +156,7 @@ def selector(entry: Mapping[str, Any]) -> bytes:
 
 def topic(entry: Mapping[str, Any]) -> bytes:
     """Keccak-256 of the signature: an event's first topic."""
-    return keccak(f"{entry['name']}({','.join(abi_type(p) for p in entry['inputs'])})".encode())
+    return event_abi_to_log_topic(cast("Any", entry))
 
 
 def to_named(value: Any, parameter: Mapping[str, Any]) -> Any:
@@ -176,9 +178,9 @@ def revert_reason(data: bytes, abis: Sequence[ContractAbi] = ()) -> str:
     head, body = data[:4], data[4:]
     try:
         if head == _ERROR_STRING:
-            return str(abi_decode(["string"], body)[0])
+            return str(CODEC.decode(["string"], body)[0])
         if head == _PANIC:
-            code = abi_decode(["uint256"], body)[0]
+            code = CODEC.decode(["uint256"], body)[0]
             return f"panic: {_PANICS.get(code, hex(code))}"
     except (DecodingError, OverflowError, UnicodeDecodeError):
         return f"unreadable reason 0x{data[:64].hex()}"

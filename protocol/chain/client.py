@@ -12,12 +12,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
+from web3 import Web3
+from web3.middleware import AttributeDictMiddleware
+
+from protocol.address import to_address
 from protocol.chain import _checks
 from protocol.chain import abi as abis
 from protocol.chain.abi import ContractAbi, ContractCall
+from protocol.chain.answers import parse_logs
 from protocol.chain.deployments import Deployment, abi_hash, code_hash
 from protocol.chain.events import Event, EventDecoder
 from protocol.chain.exceptions import (
@@ -65,15 +71,26 @@ class ChainClient:
     def close(self) -> None:
         self.rpc.close()
 
+    @cached_property
+    def w3(self) -> Web3:
+        """Web3 on these endpoints, without name look-ups: for what this class has no method for.
+
+        Its requests go through `rpc`, with the same checks and errors; what web3 makes of an answer's other members,
+        or of data that does not fit an ABI, raises web3's own errors.
+        """
+        return Web3(self.rpc, middleware=[(AttributeDictMiddleware, "attrdict")], ens=cast("Any", None))
+
     def check_deployment(self) -> None:
         """Raise unless this chain holds exactly this deployment and the ABIs here are its own.
 
         Raises WrongChain, DeploymentError, RpcUnavailable.
         """
         records = self.deployment.contracts
-        codes = self.rpc.batch([("eth_getCode", [record.address, "latest"]) for record in records.values()])
-        for (name, record), answer in zip(records.items(), codes, strict=True):
-            code = _checks.data(_accepted(answer), f"the code of {name}")
+        with self.w3.batch_requests() as batch:
+            for record in records.values():
+                batch.add(cast("Any", self.w3.eth.get_code(cast("Any", record.address))))
+            codes = cast("list[bytes]", batch.execute())
+        for (name, record), code in zip(records.items(), codes, strict=True):
             where = f"{name} at {record.address} on chain {self.deployment.chain_id}"
             if not code:
                 raise DeploymentError(
@@ -170,12 +187,11 @@ class ChainClient:
 
     def balance(self, address: str, block: BlockId = "latest") -> int:
         """Wei."""
-        return _checks.quantity(self.rpc.request("eth_getBalance", address, _block(block)), "a balance")
+        return self.w3.eth.get_balance(cast("Any", to_address(address)), cast("Any", block))
 
     def transaction_count(self, address: str, block: BlockId = "latest") -> int:
         """Transactions of this account up to a block: the next one's nonce."""
-        answer = self.rpc.request("eth_getTransactionCount", address, _block(block))
-        return _checks.quantity(answer, "a transaction count", 64)
+        return self.w3.eth.get_transaction_count(cast("Any", to_address(address)), cast("Any", block))
 
     def fees(self) -> Fees:
         """A bid that outlives five full blocks in a row: twice the base fee, plus the tip the node suggests."""
@@ -221,9 +237,7 @@ class ChainClient:
                 "topics": [None if choice is None else ["0x" + t.hex() for t in choice] for choice in topics],
             },
         )
-        if not isinstance(answer, list):
-            raise MalformedAnswer(f"eth_getLogs answered no list: {_checks.shown(answer)}")
-        logs = [RawLog.parse(log) for log in answer]
+        logs = parse_logs(answer)
         if any(log.address not in wanted or not first <= log.block_number <= last for log in logs):
             raise MalformedAnswer("eth_getLogs answered logs that were not asked for")
         return logs

@@ -1,10 +1,11 @@
-"""JSON-RPC over HTTP to several endpoints of one chain, as if they were one that rarely fails.
+"""A web3 provider: JSON-RPC over HTTP to several endpoints of one chain, as if they were one that rarely fails.
 
 Every HTTP request is a batch that also asks for the chain id, so a node that changes chains is caught in the very
 answer it gives. On each new connection the genesis block is compared too: a restarted development chain has the same id
 but another genesis. Passing failures (no connection, timeout, rate limit, 5xx) move on to the next endpoint
 and, once all failed, are tried again with growing pauses; a wrong chain or a malformed answer is never tried again at
-the same endpoint. Times are in seconds, sizes in bytes.
+the same endpoint. Web3's own HTTP provider has none of this: no limit to an answer's size, no check of the answer's
+form or chain, and errors that show whole addresses. Times are in seconds, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -12,15 +13,20 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
 import httpx
+from web3 import Web3
+from web3.exceptions import ProviderConnectionError
+from web3.providers.base import JSONBaseProvider
+from web3.types import RPCEndpoint, RPCResponse
 
 from protocol.chain import _checks
+from protocol.chain.answers import check_answer
 from protocol.chain.exceptions import ChainError, MalformedAnswer, RpcRejected, RpcUnavailable, WrongChain
 
 Call = tuple[str, Sequence[Any]]
@@ -57,17 +63,21 @@ class _Endpoint:
     """Open connections on which the genesis block was right."""
 
 
-class RpcPool:
+class RpcPool(JSONBaseProvider):
     """Endpoints of the chain `chain_id` whose block 0 has the hash `genesis_hash` (None: not compared).
 
-    Raises RpcUnavailable, MalformedAnswer, WrongChain; a node's refusal of a single call is RpcRejected.
+    Raises RpcUnavailable, MalformedAnswer, WrongChain; a node's refusal of a single call is RpcRejected. That holds for
+    `Web3(pool)` too. A contract's request to look something up elsewhere (EIP-3668) is never followed.
     """
+
+    global_ccip_read_enabled = False
 
     def __init__(
         self, urls: Sequence[str], chain_id: int, genesis_hash: bytes | None = None, limits: RpcLimits = RpcLimits()
     ) -> None:
         if not urls:
             raise ChainError("no RPC address is configured: give at least one http(s) URL")
+        super().__init__()
         self.chain_id = chain_id
         self.genesis_hash = genesis_hash
         self.limits = limits
@@ -92,6 +102,30 @@ class RpcPool:
     def labels(self) -> list[str]:
         """The endpoints as they may be shown: scheme, host and port."""
         return [endpoint.label for endpoint in self._endpoints]
+
+    def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
+        """One call on behalf of web3, its answer's types checked."""
+        return self.make_batch_request([(method, params)])[0]
+
+    def make_batch_request(self, requests: list[tuple[RPCEndpoint, Any]]) -> list[RPCResponse]:
+        """Several calls on behalf of web3 as one batch; the first that is refused raises RpcRejected."""
+        responses: list[RPCResponse] = []
+        for (method, _), answer in zip(requests, self.batch(requests), strict=True):
+            if isinstance(answer, RpcRejected):
+                raise answer
+            check_answer(method, answer)
+            responses.append({"jsonrpc": "2.0", "id": len(responses), "result": answer})
+        return responses
+
+    def is_connected(self, show_traceback: bool = False) -> bool:  # noqa: FBT001, FBT002 - web3's signature
+        """Whether an endpoint of the right chain answers."""
+        try:
+            self.batch([("eth_chainId", [])])
+        except ChainError as error:
+            if show_traceback:
+                raise ProviderConnectionError(str(error)) from None
+            return False
+        return True
 
     def request(self, method: str, *params: Any) -> Any:
         """The result of one call."""
@@ -166,10 +200,9 @@ class RpcPool:
         checks: list[Call] = [("eth_chainId", [])]
         if with_genesis and self.genesis_hash is not None:
             checks.append(_GENESIS)
-        sent = [*checks, *calls]
-        body = json.dumps(
-            [{"jsonrpc": "2.0", "id": i, "method": m, "params": list(p)} for i, (m, p) in enumerate(sent, 1)]
-        )
+        sent = {next(self.request_counter): call for call in [*checks, *calls]}
+        entries = [{"jsonrpc": "2.0", "id": i, "method": m, "params": list(p)} for i, (m, p) in sent.items()]
+        body = Web3.to_json(cast("dict[Any, Any]", entries))
         status, received, connection = self._exchange(endpoint, body.encode())
         answers = self._parse(endpoint, status, received, sent)
         self._check_chain(endpoint, answers[: len(checks)])
@@ -198,7 +231,7 @@ class RpcPool:
         except httpx.HTTPError as error:
             raise MalformedAnswer(f"{endpoint.label} does not speak HTTP as expected: {type(error).__name__}") from None
 
-    def _parse(self, endpoint: _Endpoint, status: int, body: bytes, sent: Sequence[Call]) -> list[Any]:
+    def _parse(self, endpoint: _Endpoint, status: int, body: bytes, sent: Mapping[int, Call]) -> list[Any]:
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError):
@@ -211,20 +244,19 @@ class RpcPool:
             raise MalformedAnswer(f"{endpoint.label} refused a batch request: {refusal.message} (code {refusal.code})")
         if not isinstance(answer, list) or len(answer) != len(sent):
             raise MalformedAnswer(f"{endpoint.label} did not answer a batch of {len(sent)} with as many answers")
-        results: list[Any] = [None] * len(sent)
-        seen: set[int] = set()
+        results: dict[int, Any] = {}
         for entry in answer:
             number = entry.get("id") if isinstance(entry, dict) else None
-            if type(number) is not int or not 1 <= number <= len(sent) or number in seen:
+            if type(number) is not int or number not in sent or number in results:
                 raise MalformedAnswer(f"{endpoint.label} answered what was not asked: {_checks.shown(entry)}")
-            seen.add(number)
+            method, _ = sent[number]
             if entry.get("error") is not None:
-                results[number - 1] = _refusal(endpoint, sent[number - 1][0], entry["error"])
+                results[number] = _refusal(endpoint, method, entry["error"])
             elif "result" in entry:
-                results[number - 1] = entry["result"]
+                results[number] = entry["result"]
             else:
-                raise MalformedAnswer(f"{endpoint.label} answered {sent[number - 1][0]} with neither result nor error")
-        return results
+                raise MalformedAnswer(f"{endpoint.label} answered {method} with neither result nor error")
+        return [results[number] for number in sent]
 
     def _check_chain(self, endpoint: _Endpoint, answers: Sequence[Any]) -> None:
         for answer in answers:
