@@ -289,6 +289,12 @@ class EscrowMachine(Machine):
 
     @rule(index=st.integers(0, 99), action=st.sampled_from(["close", "revoke", "provider", "stranger"]))
     def close(self, index: int, action: str) -> None:
+        self._close(index, action)
+        self.settle(index, [900], random.Random(index))
+        boa.env.time_travel(seconds=60)
+        self._close(index, "close")
+
+    def _close(self, index: int, action: str) -> None:
         lease_id, lease = self._pick(index)
         escrow = self.market.escrow
         caller = {"provider": self.owners[lease.provider], "stranger": self.market.treasury}.get(action, lease.owner)
@@ -300,7 +306,6 @@ class EscrowMachine(Machine):
             lowered = now if action == "provider" else now + lease.close_delay
             lease.closes_at = min(self._closes_at(lease), lowered)
             lease.closing = True
-            self.settle(index, [900], random.Random(index))
 
     @rule(index=st.integers(0, 99))
     def release(self, index: int) -> None:

@@ -313,16 +313,24 @@ class SenderUnderFaults(RuleBasedStateMachine):
             self.node.stop()
 
 
+FAULT_RUNS = settings(
+    max_examples=25,
+    stateful_step_count=20,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
 def test_any_sequence_of_faults__every_intent_takes_effect_once(quick_folder: Path) -> None:
     SenderUnderFaults.folder = quick_folder
-    run_state_machine_as_test(
-        SenderUnderFaults,
-        settings=settings(
-            max_examples=25,
-            stateful_step_count=20,
-            derandomize=True,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_state_machine_as_test(SenderUnderFaults, settings=FAULT_RUNS)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_hundreds_of_sequences_of_faults__every_intent_takes_effect_once(quick_folder: Path) -> None:
+    SenderUnderFaults.folder = quick_folder
+    longer = settings(FAULT_RUNS, max_examples=400, stateful_step_count=40, derandomize=False, print_blob=True)
+    run_state_machine_as_test(SenderUnderFaults, settings=longer)
