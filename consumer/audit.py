@@ -1,5 +1,6 @@
 """Auditing a provider: is a receipt under the root it anchored on chain?"""
 
+import json
 from dataclasses import dataclass
 
 import httpx
@@ -15,6 +16,7 @@ from protocol.merkle import verify_inclusion
 from protocol.typed_data import Domain, Receipt, digest
 
 TIMEOUT_S = 20.0
+MAX_PROOF_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ def prove_receipt(
 ) -> Inclusion:
     """Fetches the proof from the provider and verifies it against the latest anchor on chain.
 
-    Raises ReceiptRejected if it does not hold, ProviderFailed if the provider gives none, ChainError.
+    Raises ReceiptRejected if it does not hold or has an impossible place, ProviderFailed if the provider gives none,
+    ChainError.
     """
     receipt = signed.message
     found = _fetch(f"{endpoint}/v1/receipts/0x{receipt.lease_id.hex()}/{receipt.seq}/proof")
@@ -66,17 +69,31 @@ def prove_on_chain(client: ChainClient, domain: Domain, provider: int, receipt: 
 
 def _fetch(url: str) -> Inclusion:
     try:
-        answer = httpx.get(url, timeout=TIMEOUT_S)
-        answer.raise_for_status()
-        content = answer.json()
-        return Inclusion(
-            position=int(content["position"]),
-            count=int(content["count"]),
+        with httpx.stream("GET", url, timeout=TIMEOUT_S) as answer:
+            answer.raise_for_status()
+            received = b""
+            for chunk in answer.iter_bytes():
+                received += chunk
+                if len(received) > MAX_PROOF_BYTES:
+                    raise ProviderFailed(f"{url} sent more than {MAX_PROOF_BYTES} bytes")
+        content = json.loads(received)
+        found = Inclusion(
+            position=_whole(content["position"]),
+            count=_whole(content["count"]),
             root=_word(content["root"]),
             proof=[_word(node) for node in content["proof"]],
         )
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ProviderFailed(f"no usable proof from {url}: {error}") from error
+    if not 0 <= found.position < found.count < 1 << 64:
+        raise ReceiptRejected("proof", f"place {found.position:#x} among {found.count:#x} receipts does not exist")
+    return found
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise ValueError("position and count are integers")
+    return value
 
 
 def _word(text: str) -> bytes:

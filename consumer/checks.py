@@ -1,107 +1,190 @@
-"""Holding a provider to its word: everything a receipt says is compared with what was sent, received and agreed."""
+"""Holding a provider to its word: everything a receipt says is compared with what was sent, received and agreed.
 
+Who signed it is `node_keys`' question.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from consumer.exceptions import ReceiptRejected
+from consumer.records import Limits
+from consumer.shown_text import ShownText
 from protocol import money
-from protocol.exceptions import InvalidSignature
-from protocol.headers import MAX_CLOCK_SKEW_S, Signed
+from protocol.headers import MAX_CLOCK_SKEW_S, RequestContext
 from protocol.merkle import ResponseRoot
 from protocol.stream import StreamToken
-from protocol.typed_data import Domain, Receipt, Terms
+from protocol.typed_data import Receipt, Terms
 
 # how far the provider's stop-watch may run ahead of ours: rounding and the drift of two clocks
 TIME_TOLERANCE_MS = 250
+NO_PROBABILITY = -(1 << 31)
+"""What a log-probability of minus infinity is quantised to; no sampled token has it."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What one request was agreed to be. `prompt_tokens` is our own count, None when we have no tokenizer."""
+    """What one request was agreed to be."""
 
-    domain: Domain
-    node_key: str
+    lease_id: bytes
     terms: Terms
     fingerprint: bytes
-    lease_id: bytes
-    seq: int
-    request_hash: bytes
-    max_cost: int
-    prompt_tokens: int | None
-    prompt_bound: int
+    request: RequestContext
+    limits: Limits
 
 
 @dataclass
 class Answer:
-    """What was received so far, counted here. Times in milliseconds since the request was sent."""
+    """What was received so far, counted here. Times in milliseconds since the request was sent.
+
+    `is_false` says that the answer itself, not only a receipt, is not what was agreed: no later receipt mends that.
+    Without `shown` the provider's token counts are believed up to the request's limits.
+    """
 
     agreement: Agreement
+    shown: ShownText | None = None
     units_out: int = 0
     ttft_ms: int = 0
     last: Receipt | None = None
-    _root: ResponseRoot = field(default_factory=ResponseRoot)
+    is_false: bool = False
+    _root: ResponseRoot | None = field(default_factory=ResponseRoot)
+
+    @classmethod
+    def resumed(cls, agreement: Agreement, last: Receipt | None) -> "Answer":
+        """An answer of which only the last checked receipt is known any more."""
+        if last is None:
+            return cls(agreement)
+        return cls(agreement, units_out=last.units_out, last=last, _root=None)
 
     def add(self, token: StreamToken, elapsed_ms: int) -> None:
-        """Counts a token."""
+        """Counts a token. Raises ReceiptRejected on one that nobody has to pay for."""
+        limit = self.agreement.limits.max_tokens
+        with self._unmendable():
+            if self.last is not None and self.last.final:
+                raise ReceiptRejected("final", "tokens after the final receipt")
+            if self.units_out >= limit:
+                raise ReceiptRejected("tokens", f"more than the {limit} tokens asked for")
+            if not NO_PROBABILITY < token.logprob <= 0:
+                raise ReceiptRejected("tokens", f"{token.logprob} is no log-probability of a sampled token")
+            if self.shown is not None:
+                self.shown.token(token.token_id)
         if self.units_out == 0:
             self.ttft_ms = elapsed_ms
-        self._root.append(token.token_id, token.logprob)
+        if self._root is not None:
+            self._root.append(token.token_id, token.logprob)
         self.units_out += 1
 
-    def check(self, signed: Signed[Receipt], *, elapsed_ms: int, now: int) -> Receipt:
-        """The receipt, if every field is right. Raises ReceiptRejected naming the first that is not."""
-        receipt, agreed = signed.message, self.agreement
-        try:
-            signed.verify(agreed.domain, agreed.node_key)
-        except InvalidSignature as error:
-            raise ReceiptRejected("signature", "not by the provider's node key") from error
-        self._equal("lease_id", receipt.lease_id, agreed.lease_id)
-        self._equal("seq", receipt.seq, agreed.seq)
-        self._equal("part", receipt.part, self.last.part + 1 if self.last else 0)
-        self._equal("request_hash", receipt.request_hash, agreed.request_hash)
-        self._equal("model_fingerprint", receipt.model_fingerprint, agreed.fingerprint)
-        self._equal("units_out", receipt.units_out, self.units_out)
-        self._equal("response_hash", receipt.response_hash, self._root.root())
+    def deliver(self, text: str) -> None:
+        """Takes a piece of text. Raises ReceiptRejected if it is not what the tokens read as."""
+        if self.shown is not None:
+            with self._unmendable():
+                self.shown.delivered(text)
+
+    def check(self, receipt: Receipt, *, elapsed_ms: int, now: int) -> Receipt:
+        """A receipt of the stream, if every field is right. Raises ReceiptRejected naming the first that is not."""
+        self._check_identity(receipt)
+        _equal("part", receipt.part, self.last.part + 1 if self.last else 0)
+        _equal("units_out", receipt.units_out, self.units_out)
+        self._check_root(receipt)
+        if self.shown is not None:
+            with self._unmendable():
+                self.shown.settle()
         self._check_input(receipt)
-        self._check_times(receipt, elapsed_ms, now)
-        self._check_cost(receipt)
-        self.last = receipt
-        return receipt
-
-    def _check_input(self, receipt: Receipt) -> None:
-        agreed, total = self.agreement, receipt.units_in + receipt.units_cached
-        if total == 0 and receipt.units_out == 0:
-            return
-        if agreed.prompt_tokens is not None:
-            self._equal("units_in", total, agreed.prompt_tokens)
-        elif total > agreed.prompt_bound:
-            raise ReceiptRejected("units_in", f"{total} tokens for a prompt that has at most {agreed.prompt_bound}")
-        if self.last is not None:
-            self._equal("units_cached", receipt.units_cached, self.last.units_cached)
-
-    def _check_times(self, receipt: Receipt, elapsed_ms: int, now: int) -> None:
         if abs(receipt.ended_at - now) > MAX_CLOCK_SKEW_S:
             raise ReceiptRejected("ended_at", f"off by more than {MAX_CLOCK_SKEW_S} s")
         if receipt.duration_ms > elapsed_ms + TIME_TOLERANCE_MS:
             raise ReceiptRejected("duration_ms", "longer than the request took")
+        self._check_times(receipt)
+        self._check_cost(receipt)
+        self.last = receipt
+        return receipt
+
+    def check_stored(self, receipt: Receipt, *, unseen: int, now: int) -> int:
+        """What to pay on the final receipt of a stream that broke; `unseen` tokens beyond those received at most.
+
+        Raises ReceiptRejected naming the first field that is not right.
+        """
+        self._check_identity(receipt)
+        _equal("final", receipt.final, True)
+        if self.last is not None and receipt.part <= self.last.part:
+            raise ReceiptRejected("part", f"{receipt.part} after {self.last.part}")
+        if receipt.units_out > self.agreement.limits.max_tokens:
+            raise ReceiptRejected("units_out", f"more than the {self.agreement.limits.max_tokens} tokens asked for")
+        if self.last is not None and receipt.units_out < self.last.units_out:
+            raise ReceiptRejected("units_out", "lower than in the part before")
+        if receipt.units_out == self.units_out:
+            self._check_root(receipt)
+        self._check_input(receipt)
+        sent_at = self.agreement.request.sent_at
+        if not sent_at - MAX_CLOCK_SKEW_S <= receipt.ended_at <= now + MAX_CLOCK_SKEW_S:
+            raise ReceiptRejected("ended_at", "before the request was sent, or in the future")
+        self._check_times(receipt)
+        self._check_cost(receipt)
+        self.last = receipt
+        if receipt.units_out <= self.units_out + unseen:
+            return receipt.cost
+        received = money.cost_after_sla(
+            self.agreement.terms,
+            receipt.units_in,
+            receipt.units_cached,
+            self.units_out + unseen,
+            receipt.ttft_ms,
+            receipt.duration_ms,
+        )
+        return min(receipt.cost, received)
+
+    @contextmanager
+    def _unmendable(self) -> Iterator[None]:
+        try:
+            yield
+        except ReceiptRejected:
+            self.is_false = True
+            raise
+
+    def _check_identity(self, receipt: Receipt) -> None:
+        agreed = self.agreement
+        _equal("lease_id", receipt.lease_id, agreed.lease_id)
+        _equal("seq", receipt.seq, agreed.request.seq)
+        _equal("request_hash", receipt.request_hash, agreed.request.request_hash)
+        _equal("model_fingerprint", receipt.model_fingerprint, agreed.fingerprint)
+
+    def _check_root(self, receipt: Receipt) -> None:
+        if self._root is not None:
+            _equal("response_hash", receipt.response_hash, self._root.root())
+        elif self.last is not None:
+            _equal("response_hash", receipt.response_hash, self.last.response_hash)
+
+    def _check_input(self, receipt: Receipt) -> None:
+        limits, total = self.agreement.limits, receipt.units_in + receipt.units_cached
+        if total == 0 and receipt.units_out == 0:
+            return
+        if limits.prompt_tokens is not None:
+            _equal("units_in", total, limits.prompt_tokens)
+        elif total > limits.prompt_bound:
+            raise ReceiptRejected("units_in", f"{total} tokens for a prompt that has at most {limits.prompt_bound}")
+        if self.last is not None and self.last.units_in + self.last.units_cached:
+            _equal("units_cached", receipt.units_cached, self.last.units_cached)
+
+    def _check_times(self, receipt: Receipt) -> None:
         if receipt.ttft_ms > receipt.duration_ms:
             raise ReceiptRejected("ttft_ms", "longer than the whole request")
-        if self.units_out and receipt.ttft_ms > self.ttft_ms + TIME_TOLERANCE_MS:
+        if self._root is not None and self.units_out and receipt.ttft_ms > self.ttft_ms + TIME_TOLERANCE_MS:
             raise ReceiptRejected("ttft_ms", "later than the first token came")
 
     def _check_cost(self, receipt: Receipt) -> None:
         most = money.receipt_cost(self.agreement.terms, receipt)
         if receipt.cost > most:
             raise ReceiptRejected("cost", f"{receipt.cost} where the terms allow {most}")
-        if receipt.cost > self.agreement.max_cost:
-            raise ReceiptRejected("cost", f"{receipt.cost} is above the authorised {self.agreement.max_cost}")
+        if receipt.cost > self.agreement.request.max_cost:
+            raise ReceiptRejected("cost", f"{receipt.cost} is above the authorised {self.agreement.request.max_cost}")
         if self.last is not None and receipt.cost < self.last.cost:
             raise ReceiptRejected("cost", "lower than in the part before")
 
-    @staticmethod
-    def _equal(name: str, found: object, wanted: object) -> None:
-        if found != wanted:
-            shown = (value.hex() if isinstance(value, bytes) else str(value) for value in (found, wanted))
-            raise ReceiptRejected(name, "{} instead of {}".format(*shown))
+
+def _equal(name: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        shown = (value.hex() if isinstance(value, bytes) else str(value) for value in (found, wanted))
+        raise ReceiptRejected(name, "{} instead of {}".format(*shown))
 
 
 def prompt_bound(messages: list[dict[str, str]]) -> int:

@@ -2,21 +2,37 @@
 
 import asyncio
 import json
+import logging
 import secrets
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
+from consumer.answer_stream import AnswerStream, items, whole
 from consumer.checks import Agreement, Answer, most_cost, prompt_bound, prompt_cost
-from consumer.exceptions import ProviderFailed, ProviderRefused, ReceiptRejected
-from consumer.store import LeaseRecord, Store
+from consumer.exceptions import (
+    ConsumerError,
+    LeaseExhausted,
+    PrepayRejected,
+    ProviderFailed,
+    ProviderRefused,
+    ReceiptRejected,
+    TokenizerUnusable,
+)
+from consumer.node_keys import KeyLookup, NodeKeys
+from consumer.records import Draft, LeaseRecord, Limits, OpenRequest, RequestState
+from consumer.repeating import Repeated, paid_headers, repeat
+from consumer.shown_text import ShownText
+from consumer.store import Store
 from consumer.tokenizer import PromptCounter
 from consumer.vouchers import Authorised, VoucherBook
+from protocol.chain.exceptions import ChainError
 from protocol.exceptions import InvalidHeader
 from protocol.headers import (
+    MAX_CLOCK_SKEW_S,
     VERSION,
     VERSION_HEADER,
     VOUCHER_HEADER,
@@ -24,17 +40,20 @@ from protocol.headers import (
     RefusalCode,
     Signed,
     parse_response_headers,
-    request_headers,
 )
 from protocol.ids import canonical_body, request_hash
 from protocol.signing import Signer
-from protocol.stream import StreamToken, parse_line
 from protocol.typed_data import Domain, Receipt, Voucher
 
 PATH = "/v1/chat/completions"
 CONNECT_S, READ_S = 5.0, 120.0
-MAX_LINE_CHARS = 1024 * 1024
+MAX_REFUSAL_BYTES = 64 * 1024
 RETRY_PAUSES_S = (0.0, 0.1, 0.5, 2.0)
+REPEAT_PAUSES_S = (0.0, 0.1, 0.3, 1.0, 2.0)
+UNSEEN_TOKENS = 32
+"""One chunk: tokens on their way when a stream breaks are paid up to this many, else a break would wedge the lease."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +97,12 @@ Event = Text | Checked | End
 
 
 class LeaseClient:
-    """One lease in use. Several questions may run at once."""
+    """One lease in use. Several questions may run at once.
+
+    Without `counter` nothing a provider counts can be checked, so nothing is asked, unless `accept_unverified` says
+    that its counts are to be believed. `key_lookup` asks the registry about a node key; without it only the key known
+    at the lease's opening counts. `unseen_tokens` bounds what is paid beyond what arrived when a stream breaks.
+    """
 
     def __init__(
         self,
@@ -89,124 +113,280 @@ class LeaseClient:
         signer: Signer,
         now: Callable[[], int],
         counter: PromptCounter | None = None,
+        key_lookup: KeyLookup | None = None,
+        accept_unverified: bool = False,
+        unseen_tokens: int = UNSEEN_TOKENS,
     ) -> None:
-        self._domain = domain
+        self._store = store
         self._record = record
         self._now = now
         self._counter = counter
+        self._accept_unverified = accept_unverified
+        self._unseen_tokens = unseen_tokens
+        self._keys = NodeKeys(domain, store, record, key_lookup)
         self._book = VoucherBook(domain, store, record, signer, now)
-        self._http = httpx.AsyncClient(base_url=record.endpoint, timeout=httpx.Timeout(READ_S, connect=CONNECT_S))
-        self._payments: set[asyncio.Task[None]] = set()
+        self._http = httpx.AsyncClient(
+            base_url=record.endpoint,
+            timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
+            headers={"Accept-Encoding": "identity"},
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: set[int] = set()
+        self._credit_cap = 0
 
     async def close(self) -> None:
-        """Waits for payments on their way, then closes connections."""
-        await self._finish_payments()
+        """Waits for payments and repeats on their way, then closes connections."""
+        await self._finish_tasks()
         await self._http.aclose()
 
-    async def ask(self, question: Question) -> AsyncIterator[Event]:
+    async def ask(self, question: Question) -> AsyncGenerator[Event, None]:
         """The answer, piece by piece, ending with `End`.
 
-        Raises ProviderRefused, ProviderFailed, ReceiptRejected, LeaseExhausted, StoreError.
+        Raises TokenizerUnusable, ProviderRefused, ProviderFailed, PrepayRejected, ReceiptRejected, LeaseExhausted,
+        StoreError.
         """
+        if self._counter is None and not self._accept_unverified:
+            raise TokenizerUnusable(
+                "what the provider counts could not be checked: give the GGUF file of "
+                f"{self._record.model} as `tokenizer`, or set `accept_unverified` to believe the provider"
+            )
+        await self.resolve()
         prepay = False
         for pause_s in (*RETRY_PAUSES_S, None):
             try:
-                async for event in self._attempt(question, prepay):
-                    yield event
+                async with aclosing(self._attempt(question, prepay)) as events:
+                    async for event in events:
+                        yield event
             except ProviderRefused as refusal:
                 if pause_s is None or refusal.code not in (RefusalCode.PREPAY, RefusalCode.UNPAID):
                     raise
-                # other answers of this lease may have run ahead of their receipts: pay those, and this prompt too
-                prepay = True
-                await self._finish_payments()
+                if refusal.code == RefusalCode.PREPAY:
+                    self._check_prepayment(question, refusal)
+                    prepay = True
+                # other answers of this lease may have run ahead of their receipts: pay those first
+                await self._finish_tasks()
                 await asyncio.sleep(pause_s)
             else:
                 return
 
-    async def _attempt(self, question: Question, prepay: bool) -> AsyncIterator[Event]:  # noqa: FBT001
+    async def resolve(self) -> None:
+        """Finds out the end of requests that broke off, in this run or an earlier one, and pays what is right.
+
+        What cannot be found out now stays for the next time. Raises StoreError.
+        """
+        for request in self._store.unfinished(self._record.lease_id):
+            if request.context.seq not in self._running:
+                answer = Answer.resumed(self._agreement(request), request.last.message if request.last else None)
+                await self._resolve(request, answer, self._unseen_tokens)
+
+    async def _attempt(self, question: Question, prepay: bool) -> AsyncGenerator[Event, None]:  # noqa: FBT001
         body = self._body(question)
         salt = secrets.token_bytes(32)
-        hashed = request_hash(salt, canonical_body(f"POST {PATH}", body))
-        counted = self._counter.count(question.messages) if self._counter else None
-        bound = counted if counted is not None else prompt_bound(question.messages)
+        limits = self._limits(question)
         terms = self._record.terms
-        max_cost = most_cost(terms, bound, question.max_tokens)
-        prepaid = prompt_cost(terms, bound) if prepay else 0
-        authorised = await self._book.authorise(hashed, salt, max_cost, prepaid)
-        agreement = Agreement(
-            domain=self._domain,
-            node_key=self._record.node_key,
-            terms=terms,
-            fingerprint=self._record.fingerprint,
-            lease_id=self._record.lease_id,
-            seq=authorised.context.seq,
-            request_hash=hashed,
-            max_cost=max_cost,
-            prompt_tokens=counted,
-            prompt_bound=bound,
+        draft = Draft(
+            body=body,
+            request_hash=request_hash(salt, canonical_body(f"POST {PATH}", body)),
+            salt=salt,
+            max_cost=most_cost(terms, limits.prompt_bound, limits.max_tokens),
+            prepaid=prompt_cost(terms, limits.prompt_bound) if prepay else 0,
+            limits=limits,
         )
-        stream = _AnswerStream(Answer(agreement), self._now)
-        async for event in self._exchange(body, authorised, stream):
-            yield event
+        authorised = await self._authorise(draft)
+        agreement = Agreement(self._record.lease_id, terms, self._record.fingerprint, authorised.context, draft.limits)
+        answer = Answer(agreement, ShownText(self._counter, question.stop) if self._counter else None)
+        seq, unseen = authorised.context.seq, self._unseen_tokens
+        self._running.add(seq)
+        try:
+            async with aclosing(self._exchange(body, authorised, AnswerStream(answer))) as events:
+                async for event in events:
+                    yield event
+        except ReceiptRejected:
+            unseen = 0
+            raise
+        finally:
+            self._running.discard(seq)
+            self._leave(answer, unseen)
 
-    async def _exchange(self, body: bytes, authorised: Authorised, stream: "_AnswerStream") -> AsyncIterator[Event]:
-        headers = {**request_headers(authorised.voucher, authorised.context), "Content-Type": "application/json"}
+    async def _authorise(self, draft: Draft) -> Authorised:
+        try:
+            return await self._book.authorise(draft)
+        except LeaseExhausted:
+            await self._finish_tasks()
+            await self.resolve()
+            return await self._book.authorise(draft)
+
+    async def _exchange(self, body: bytes, authorised: Authorised, stream: AnswerStream) -> AsyncGenerator[Event, None]:
         voucher: Signed[Voucher] | None = None
+        final: Signed[Receipt] | None = None
+        headers = paid_headers(authorised.voucher, authorised.context)
         try:
             async with self._http.stream("POST", PATH, content=body, headers=headers) as response:
                 if response.status_code != httpx.codes.OK:
                     await self._refused(response, authorised.context.seq)
-                async for line in response.aiter_lines():
-                    for item in stream.feed(line):
+                self._store.admitted(self._record.lease_id, authorised.context.seq)
+                async with aclosing(items(response, stream)) as found:
+                    async for item in found:
                         if isinstance(item, Signed):
-                            voucher = await self._book.pay(item)
-                            self._pay_in_background(voucher)
+                            voucher = await self._accept(stream, item)
+                            final = item if item.message.final else None
                             yield Checked(item, voucher)
                         elif isinstance(item, Exposure):
+                            self._note_cap(item)
                             if voucher is not None:
                                 self._pay_in_background(voucher)
                         else:
                             yield Text(item)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            await self._book.refused(authorised.context.seq)
+            raise self._broken(error) from error
         except httpx.HTTPError as error:
-            raise ProviderFailed(f"the connection to {self._record.endpoint} broke: {type(error).__name__}") from error
-        final = stream.final
+            raise self._broken(error) from error
         if final is None or voucher is None:
             raise ProviderFailed("the answer ended without its final receipt")
         if stream.failure is not None:
             raise ProviderFailed(f"the provider broke off: {stream.failure}")
         yield End(stream.finish_reason, final, voucher, final.message.units_out)
 
-    async def _finish_payments(self) -> None:
-        if self._payments:
-            await asyncio.wait(self._payments)
+    async def _accept(self, stream: AnswerStream, signed: Signed[Receipt]) -> Signed[Voucher]:
+        """Checks a receipt of the stream, signs for it, and sends the voucher."""
+        elapsed_ms = stream.elapsed_ms()
+        try:
+            await self._keys.check(signed)
+        except ChainError as error:
+            raise ProviderFailed(f"a receipt is by a new key, and the registry cannot be asked: {error}") from error
+        stream.answer.check(signed.message, elapsed_ms=elapsed_ms, now=self._now())
+        voucher = await self._book.pay(signed)
+        self._pay_in_background(voucher)
+        return voucher
+
+    def _check_prepayment(self, question: Question, refusal: ProviderRefused) -> None:
+        """Only a prompt that by our own count costs more than the advertised credit cap is paid in advance."""
+        try:
+            cap = max(self._credit_cap, int(str(refusal.details["credit_cap"])))
+        except (KeyError, ValueError):
+            raise PrepayRejected("the provider asks for prepayment without naming its credit cap") from refusal
+        if self._counter is None:
+            raise PrepayRejected("a prompt is paid in advance only where a tokenizer counts it") from refusal
+        cost = prompt_cost(self._record.terms, self._counter.count(question.messages))
+        if cost <= cap:
+            raise PrepayRejected(
+                f"the provider asks for prepayment of a prompt that costs {cost}, within its credit cap of {cap}"
+            ) from refusal
+
+    def _leave(self, answer: Answer, unseen: int) -> None:
+        """After a stream, however it ended: what is still open is brought to an end beside other work."""
+        lease_id, seq = self._record.lease_id, answer.agreement.request.seq
+        if self._store.state(lease_id, seq) is not RequestState.ADMITTED:
+            return
+        if answer.is_false:
+            self._store.dispute(lease_id, seq)
+            return
+        request = next(found for found in self._store.unfinished(lease_id) if found.context.seq == seq)
+        self._running.add(seq)
+        self._start(self._resolve_patiently(request, answer, unseen))
+
+    async def _resolve_patiently(self, request: OpenRequest, answer: Answer, unseen: int) -> None:
+        try:
+            for pause_s in REPEAT_PAUSES_S:
+                await asyncio.sleep(pause_s)
+                if await self._resolve(request, answer, unseen):
+                    return
+        finally:
+            self._running.discard(request.context.seq)
+
+    async def _resolve(self, request: OpenRequest, answer: Answer, unseen: int) -> bool:
+        """Whether the request's end is known now."""
+        lease_id, seq = self._record.lease_id, request.context.seq
+        is_past = self._now() > request.context.sent_at + MAX_CLOCK_SKEW_S
+        if request.voucher is None:
+            await self._book.refused(seq)
+            return True
+        if request.state is RequestState.SIGNED and not is_past:
+            return False  # the provider may not know it yet, and would start it now
+        outcome = await repeat(self._http, PATH, request, request.voucher)
+        if isinstance(outcome, Signed):
+            return await self._pay_stored(outcome, answer, unseen)
+        if outcome is Repeated.DENIED and is_past:
+            await self._book.refused(seq)
+            return True
+        if outcome is Repeated.ANSWERED_ANEW:
+            _log.warning("request %d of lease 0x%s was answered a second time: disputed", seq, lease_id.hex())
+            self._store.dispute(lease_id, seq)
+            return True
+        return False
+
+    async def _pay_stored(self, signed: Signed[Receipt], answer: Answer, unseen: int) -> bool:
+        request = answer.agreement.request
+        try:
+            await self._keys.check(signed)
+            owed = answer.check_stored(signed.message, unseen=unseen, now=self._now())
+        except ChainError:
+            return False
+        except ReceiptRejected as error:
+            _log.warning("request %d of lease 0x%s: %s", request.seq, self._record.lease_id.hex(), error)
+            self._store.dispute(self._record.lease_id, request.seq)
+            return True
+        self._pay_in_background(await self._book.pay(signed, owed))
+        return True
+
+    async def _finish_tasks(self) -> None:
+        while self._tasks:  # a repeat that ends starts a payment
+            await asyncio.wait(self._tasks)
 
     async def _refused(self, response: httpx.Response, seq: int) -> None:
-        content = await response.aread()
+        content = await whole(response, MAX_REFUSAL_BYTES)
         try:
             error = json.loads(content)["error"]
-            code, message = str(error["code"]), str(error["message"])
-        except (ValueError, KeyError, TypeError):
-            code, message = f"http_{response.status_code}", "no reason given"
+            code, message, details = str(error["code"]), str(error["message"]), error.get("details")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            code, message, details = f"http_{response.status_code}", "no reason given", None
         try:
             refusal = parse_response_headers(response.headers.items()).refusal
         except InvalidHeader:
             refusal = None
         if refusal is not None or response.status_code in (400, 404):
             await self._book.refused(seq)
-        raise ProviderRefused(response.status_code, refusal or code, message)
+        raise ProviderRefused(
+            response.status_code, refusal or code, message, details if isinstance(details, dict) else None
+        )
+
+    def _note_cap(self, exposure: Exposure) -> None:
+        if exposure.lease_id == self._record.lease_id:
+            self._credit_cap = max(self._credit_cap, exposure.credit_cap)
 
     def _pay_in_background(self, voucher: Signed[Voucher]) -> None:
-        task = asyncio.create_task(self._send_voucher(voucher))
-        self._payments.add(task)
-        task.add_done_callback(self._payments.discard)
+        self._start(self._send_voucher(voucher))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("lease 0x%s: %s", self._record.lease_id.hex(), error)
 
     async def _send_voucher(self, voucher: Signed[Voucher]) -> None:
-        """Best effort: a voucher that does not arrive goes with the next request, or settles by `resend`."""
+        """Best effort: one that does not arrive is made up for by the next voucher, which is never lower."""
         headers = {VERSION_HEADER: VERSION, VOUCHER_HEADER: voucher.encode()}
         try:
             await self._http.post(f"/v1/leases/0x{self._record.lease_id.hex()}/vouchers", headers=headers)
         except httpx.HTTPError:
             return
+
+    def _broken(self, error: Exception) -> ConsumerError:
+        return ProviderFailed(f"the connection to {self._record.endpoint} broke: {type(error).__name__}")
+
+    def _agreement(self, request: OpenRequest) -> Agreement:
+        record = self._record
+        return Agreement(record.lease_id, record.terms, record.fingerprint, request.context, request.limits)
+
+    def _limits(self, question: Question) -> Limits:
+        counted = self._counter.count(question.messages) if self._counter else None
+        bound = counted if counted is not None else prompt_bound(question.messages)
+        return Limits(counted, bound, question.max_tokens)
 
     def _body(self, question: Question) -> bytes:
         content: dict[str, Any] = {
@@ -222,55 +402,3 @@ class LeaseClient:
         if question.stop:
             content["stop"] = list(question.stop)
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-class _AnswerStream:
-    """Turns the lines of an event stream into text and checked receipts."""
-
-    def __init__(self, answer: Answer, now: Callable[[], int]) -> None:
-        self._answer = answer
-        self._now = now
-        self._sent = time.monotonic()
-        self.final: Signed[Receipt] | None = None
-        self.failure: str | None = None
-        self.finish_reason = ""
-
-    def feed(self, line: str) -> list[str | Signed[Receipt] | Exposure]:
-        """What a line brings. Raises ReceiptRejected, ProviderFailed."""
-        if len(line) > MAX_LINE_CHARS:
-            raise ProviderFailed("the provider sent a line that is too long")
-        if line.startswith("data: "):
-            return self._data(line[len("data: ") :])
-        try:
-            ours = parse_line(line)
-        except InvalidHeader as error:
-            raise ProviderFailed(f"the provider sent a malformed line: {error}") from error
-        if isinstance(ours, StreamToken):
-            if self.final is not None:
-                raise ReceiptRejected("final", "tokens after the final receipt")
-            self._answer.add(ours, self._elapsed_ms())
-            return []
-        if isinstance(ours, Signed):
-            self._answer.check(ours, elapsed_ms=self._elapsed_ms(), now=self._now())
-            if ours.message.final:
-                self.final = ours
-            return [ours]
-        return [] if ours is None else [ours]
-
-    def _data(self, text: str) -> list[str | Signed[Receipt] | Exposure]:
-        if text == "[DONE]":
-            return []
-        try:
-            content = json.loads(text)
-            if "error" in content:
-                self.failure = str(content["error"]["message"])
-                return []
-            choice = content["choices"][0] if content["choices"] else {}
-            self.finish_reason = choice.get("finish_reason") or self.finish_reason
-            piece = choice.get("delta", {}).get("content") or ""
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ProviderFailed("the provider sent a malformed chunk") from error
-        return [str(piece)] if piece else []
-
-    def _elapsed_ms(self) -> int:
-        return round((time.monotonic() - self._sent) * 1000)

@@ -1,18 +1,25 @@
 """What the consumer's side can raise.
 
 ConsumerError
+├── ConfigUnusable    the configuration is missing or wrong
 ├── OfferMismatch     a provider's offer is not what the registry says
 ├── StoreError        the local records cannot be used or belong to another deployment
-├── TokenizerUnusable a model file cannot be used for counting tokens
+├── TokenizerUnusable a model file cannot be used for counting tokens, or none is given
+├── AccountTooLow     the account in the escrow does not cover a new lease
 ├── LeaseExhausted    the deposit does not cover the request any more
 ├── ProviderRefused   the provider refused a request; `code` says why
 ├── ProviderFailed    the provider could not be reached, or broke off
+├── PrepayRejected    the provider asks for a prepayment that the terms do not let it ask for
 └── ReceiptRejected   a receipt or answer is not what was agreed; nothing more is signed for it
 """
 
 
 class ConsumerError(Exception):
     """Base of the consumer's errors."""
+
+
+class ConfigUnusable(ConsumerError):  # noqa: N818 - named for what is wrong
+    """The configuration cannot be used."""
 
 
 class OfferMismatch(ConsumerError):  # noqa: N818 - named for what is wrong
@@ -24,7 +31,11 @@ class StoreError(ConsumerError):
 
 
 class TokenizerUnusable(ConsumerError):  # noqa: N818
-    """A model file cannot be used for counting tokens."""
+    """Tokens cannot be counted here: no model file, or an unusable one."""
+
+
+class AccountTooLow(ConsumerError):  # noqa: N818
+    """The account cannot fund a lease."""
 
 
 class LeaseExhausted(ConsumerError):  # noqa: N818
@@ -34,14 +45,19 @@ class LeaseExhausted(ConsumerError):  # noqa: N818
 class ProviderRefused(ConsumerError):  # noqa: N818
     """The provider refused; `code` is its machine-readable reason."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, details: dict[str, object] | None = None) -> None:
         super().__init__(f"the provider refused ({code}): {message}")
         self.status = status
         self.code = code
+        self.details = details or {}
 
 
 class ProviderFailed(ConsumerError):  # noqa: N818
     """No answer, or half of one."""
+
+
+class PrepayRejected(ConsumerError):  # noqa: N818
+    """A prompt within the provider's credit cap is not paid in advance."""
 
 
 class ReceiptRejected(ConsumerError):  # noqa: N818

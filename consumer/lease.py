@@ -4,10 +4,13 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from consumer.exceptions import AccountTooLow
 from consumer.offers import Offer
-from consumer.store import LeaseRecord, Store
+from consumer.records import LeaseRecord
+from consumer.store import Store
 from protocol import keystore
 from protocol.chain.client import ChainClient
+from protocol.chain.exceptions import ChainError, ContractReverted
 from protocol.chain.sender import Outcome, TransactionSender
 from protocol.ids import lease_id_of
 from protocol.keystore import Password
@@ -42,7 +45,16 @@ class Leases:
         self._escrow = client.deployment.address("LeaseEscrow")
 
     def prepare(self, owner: str, offer: Offer, endpoint: str, wish: LeaseWish) -> tuple[OpenLease, LeaseRecord]:
-        """A lease request with a new session key, which is on disk already. Raises ChainError, KeystoreError."""
+        """A lease request with a new session key, which is on disk already.
+
+        Raises AccountTooLow before anything is made, ChainError, KeystoreError, StoreError.
+        """
+        free = self._client.account(owner, offer.terms.token)
+        if free < wish.amount:
+            raise AccountTooLow(
+                f"escrow: account too low: it holds {free} base units of {offer.terms.token}, the lease takes "
+                f"{wish.amount}: deposit {wish.amount - free} more, or open a smaller lease"
+            )
         self._folder.mkdir(parents=True, exist_ok=True)
         key_file = self._folder / f"session-{secrets.token_hex(8)}.json"
         session = keystore.create(key_file, self._password, scrypt_n=self._scrypt_n)
@@ -83,10 +95,28 @@ class Leases:
 
     def open(self, sender: TransactionSender, request: OpenLease, owner: Signer | None = None) -> Outcome:
         """Opens a prepared lease: by the owner's own transaction, or by anyone's with the `owner`'s signature."""
+        lease_id = lease_id_of(self._domain, request)
         signature = owner.sign(self._domain, request).to_bytes() if owner else b""
         data = self._client.encode("LeaseEscrow", "open_lease", request, signature)
-        key = f"open:{lease_id_of(self._domain, request).hex()}"
-        return sender.execute(key, self._escrow, data, timeout=TIMEOUT_S)
+        key = f"open:{lease_id.hex()}"
+        try:
+            sender.send(key, self._escrow, data)
+        except ChainError:
+            # nothing was sent, and nothing will be
+            self._store.drop_lease(lease_id)
+            raise
+        outcome = sender.execute(key, self._escrow, data, timeout=TIMEOUT_S)
+        self._store.mark_open(lease_id)
+        return outcome
+
+    def reconcile(self) -> None:
+        """Finds out what became of leases whose opening was interrupted. Raises ChainError."""
+        for record in self._store.leases(is_open=False):
+            try:
+                self._client.lease(record.lease_id)
+            except ContractReverted:
+                continue
+            self._store.mark_open(record.lease_id)
 
     def session_key(self, record: LeaseRecord) -> Signer:
         """The lease's session key. Raises KeystoreError."""

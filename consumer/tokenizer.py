@@ -1,4 +1,4 @@
-"""Counts prompt tokens with the tokenizer and chat template of a GGUF file, as the terms fix them; loads no weights."""
+"""Prompts and tokens as the tokenizer and chat template of a GGUF file, which the terms fix, see them; no weights."""
 
 import ctypes
 import os
@@ -11,6 +11,12 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from consumer.exceptions import TokenizerUnusable
 
 _MAX_VALUE_BYTES = 1024 * 1024
+_MAX_PIECE_BYTES = 1024
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _silent(_level: int, _text: bytes, _user_data: ctypes.c_void_p) -> None:
+    """llama.cpp describes every file it opens; failures come back as return values."""
 
 
 class PromptCounter:
@@ -20,6 +26,7 @@ class PromptCounter:
         """Raises TokenizerUnusable if the file is missing, no GGUF file, or without chat template."""
         if not model.is_file():
             raise TokenizerUnusable(f"{model} does not exist")
+        llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = True
@@ -41,15 +48,33 @@ class PromptCounter:
         """Tokens of the rendered prompt."""
         text = self._formatter(messages=cast("Any", messages)).prompt
         adds_bos = self._adds_bos and not (self._bos and text.startswith(self._bos))
-        data = text.encode()
-        needed = llama_cpp.llama_tokenize(self._vocabulary, data, len(data), None, 0, adds_bos, True)
-        return int(abs(needed))
+        return self._tokens_of(text, adds_bos=adds_bos, parse_special=True)
+
+    def count_text(self, text: str) -> int:
+        """Tokens that plain text takes; what looks like a control token in it is text."""
+        return self._tokens_of(text, adds_bos=False, parse_special=False)
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are; ids run from 0."""
+        return int(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token of an answer stands for; control tokens stand for none."""
+        buffer = ctypes.create_string_buffer(_MAX_PIECE_BYTES)
+        length = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, _MAX_PIECE_BYTES, 0, False)
+        return buffer.raw[: max(length, 0)]
 
     def close(self) -> None:
         """Frees the vocabulary."""
         if self._model:
             llama_cpp.llama_model_free(self._model)
             self._model = None
+
+    def _tokens_of(self, text: str, *, adds_bos: bool, parse_special: bool) -> int:
+        data = text.encode(errors="replace")
+        needed = llama_cpp.llama_tokenize(self._vocabulary, data, len(data), None, 0, adds_bos, parse_special)
+        return int(abs(needed))
 
     def _metadata(self, key: str) -> str | None:
         buffer = ctypes.create_string_buffer(_MAX_VALUE_BYTES)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from consumer.exceptions import LeaseExhausted
-from consumer.store import LeaseRecord, Store
+from consumer.records import Draft, LeaseRecord
+from consumer.store import Store
 from protocol.headers import RequestContext, Signed
 from protocol.signing import Signer
 from protocol.typed_data import Domain, Receipt, Voucher
@@ -32,26 +33,27 @@ class VoucherBook:
         self._now = now
         self._lock = asyncio.Lock()
 
-    async def authorise(self, request_hash: bytes, salt: bytes, max_cost: int, prepaid: int) -> Authorised:
-        """Reserves a number and signs for a request; `prepaid` is the part of it paid in advance.
+    async def authorise(self, draft: Draft) -> Authorised:
+        """Reserves a number on disk, then signs for the request: no number is ever signed for twice.
 
         Raises LeaseExhausted if the deposit does not cover the request, StoreError.
         """
         lease_id = self._record.lease_id
         async with self._lock:
-            needed = max(self._store.owed(lease_id), self._highest()) + self._store.promised(lease_id) + max_cost
+            promised = self._store.promised(lease_id)
+            needed = max(self._store.owed(lease_id), self._highest()) + promised + draft.max_cost
             if needed > self._record.deposit:
                 raise LeaseExhausted(
-                    f"the request may bring the lease to {needed}, its deposit is {self._record.deposit}"
+                    f"the request may bring the lease to {needed} base units ({promised} are promised to requests "
+                    f"under way), its deposit is {self._record.deposit}: ask for fewer tokens, or open another lease"
                 )
-            seq = self._store.reserve(lease_id, max_cost, prepaid)
-            context = RequestContext(seq, request_hash, max_cost, self._now(), salt)
-            return Authorised(self._sign(context.context), context)
+            context = self._store.reserve(lease_id, draft, self._now())
+            return Authorised(self._sign(context.context, context.seq), context)
 
-    async def pay(self, receipt: Signed[Receipt]) -> Signed[Voucher]:
+    async def pay(self, receipt: Signed[Receipt], owed: int | None = None) -> Signed[Voucher]:
         """Keeps a checked receipt and signs for all that is owed now. Raises StoreError."""
         async with self._lock:
-            self._store.record_receipt(receipt)
+            self._store.record_receipt(receipt, owed)
             return self._sign()
 
     async def refused(self, seq: int) -> None:
@@ -63,9 +65,9 @@ class VoucherBook:
         highest = self._store.highest_voucher(self._record.lease_id)
         return highest.message.cumulative if highest else 0
 
-    def _sign(self, context: bytes = bytes(32)) -> Signed[Voucher]:
+    def _sign(self, context: bytes = bytes(32), seq: int | None = None) -> Signed[Voucher]:
         cumulative = max(self._highest(), self._store.owed(self._record.lease_id))
         voucher = Voucher(self._record.lease_id, cumulative, context)
         signed = Signed(voucher, self._signer.sign(self._domain, voucher))
-        self._store.record_voucher(signed)
+        self._store.record_voucher(signed, seq)
         return signed

@@ -4,26 +4,33 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import StreamingResponse
 
 from consumer.client import Checked, End, Event, LeaseClient, Question, Text
-from consumer.exceptions import ConsumerError, ProviderFailed, ProviderRefused, ReceiptRejected, TokenizerUnusable
-from consumer.store import LeaseRecord, Store
+from consumer.exceptions import (
+    ConsumerError,
+    PrepayRejected,
+    ProviderFailed,
+    ProviderRefused,
+    ReceiptRejected,
+    TokenizerUnusable,
+)
+from consumer.records import LeaseRecord, RequestState
+from consumer.store import Store
 from consumer.tokenizer import PromptCounter
-from protocol.headers import VERSION, VERSION_HEADER, Signed, parse_request_headers
-from protocol.merkle import ResponseRoot
+from protocol.headers import RefusalCode
 from protocol.stream import StreamToken, encode_line
-from protocol.typed_data import Receipt
 from provider.leases import Lease
+from tests.consumer.hostile_provider import PRICE_IN, PRICE_OUT, HostileProvider, spelled
 from tests.support.engines import tiny_model
 from tests.support.provider_stack import (
+    DEPOSIT,
     DOMAIN,
     NODE,
     SESSION,
@@ -33,7 +40,7 @@ from tests.support.provider_stack import (
     provider_stack,
     serve,
 )
-from tests.support.tiny_gguf import prompt_tokens
+from tests.support.tiny_gguf import FIRST_BYTE_TOKEN, VOCABULARY, prompt_tokens
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -79,12 +86,18 @@ class Buyer:
     """A client with its own records."""
 
     def __init__(
-        self, folder: Path, record: LeaseRecord, now: Callable[[], int], counter: PromptCounter | None
+        self,
+        folder: Path,
+        record: LeaseRecord,
+        now: Callable[[], int],
+        counter: PromptCounter | None,
+        **options: Any,
     ) -> None:
         self.store = Store(folder / "consumer.sqlite", DOMAIN)
         self.store.add_lease(record)
+        self.lease_id = record.lease_id
         self.client = LeaseClient(
-            domain=DOMAIN, store=self.store, record=record, signer=SESSION, now=now, counter=counter
+            domain=DOMAIN, store=self.store, record=record, signer=SESSION, now=now, counter=counter, **options
         )
 
     async def ask(self, question: Question = QUESTION) -> list[Event]:
@@ -138,9 +151,18 @@ async def test_dear_prompt_is_prepaid_after_the_provider_asks(
     assert stack.ledger.account(lease.lease_id).cumulative == events[-1].receipt.message.cost
 
 
-async def test_without_tokenizer_a_bound_is_authorised(stack: ProviderStack, tmp_path: Path) -> None:
+async def test_without_tokenizer_nothing_is_asked(stack: ProviderStack, tmp_path: Path) -> None:
     lease = stack.add_lease()
     async with Buyer(tmp_path, record_of(lease, stack.url), stack.clock.now, None) as buyer:
+        with pytest.raises(TokenizerUnusable, match="give the GGUF file of tiny-random"):
+            await buyer.ask()
+        assert buyer.store.highest_voucher(lease.lease_id) is None
+
+
+async def test_counts_are_believed_only_where_that_is_asked_for(stack: ProviderStack, tmp_path: Path) -> None:
+    lease = stack.add_lease()
+    record = record_of(lease, stack.url)
+    async with Buyer(tmp_path, record, stack.clock.now, None, accept_unverified=True) as buyer:
         end = (await buyer.ask())[-1]
         assert isinstance(end, End)
         assert end.receipt.message.units_in == PROMPT
@@ -178,99 +200,147 @@ async def test_nobody_listening_is_a_clear_error(tmp_path: Path, counter: Prompt
             await buyer.ask()
 
 
-def lying_provider(lie: str) -> FastAPI:
-    """A provider that answers three tokens and lies in one way."""
-    app = FastAPI()
-    offer = make_offer()
+EXTRA = encode_line(StreamToken(FIRST_BYTE_TOKEN + 100, -5))
+ERROR = "data: " + json.dumps({"error": {"message": "out of memory"}})
+SPEAKS = PROMPT * PRICE_IN + 3 * PRICE_OUT
 
-    @app.post("/v1/leases/{lease_id}/vouchers")
-    async def vouchers(lease_id: str) -> Response:
-        return Response(status_code=204)
 
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:
-        voucher, context = parse_request_headers(request.headers.items())
-        root = ResponseRoot()
-        lines = []
-        for token in range(3):
-            root.append(token, -5)
-            lines.append(encode_line(StreamToken(token, -5)))
-        out = 3
-        if lie == "counts more":
-            out = 4
-        receipt = Receipt(
-            lease_id=voucher.message.lease_id,
-            seq=context.seq,
-            part=0,
-            final=lie != "no final",
-            cost=PROMPT * 10 + out * 30 + (1 if lie == "charges more" else 0),
-            units_in=PROMPT,
-            units_out=out,
-            units_cached=0,
-            request_hash=context.request_hash,
-            response_hash=bytes(32) if lie == "other answer" else root.root(),
-            ttft_ms=0,
-            duration_ms=1,
-            ended_at=context.sent_at,
-            model_fingerprint=offer.fingerprint,
-        )
-        signed = encode_line(Signed(receipt, NODE.sign(DOMAIN, receipt)))
-        lines.append(signed)
-        if lie == "goes on":
-            lines.append(encode_line(StreamToken(9, -5)))
-        if lie == "two finals":
-            lines.append(signed)
-        if lie == "garbage":
-            lines.insert(0, "data: {not json")
-        if lie == "bad line":
-            lines.insert(0, ": clawmarket token 1 2 3")
-        if lie == "gives up":
-            lines.append("data: " + json.dumps({"error": {"message": "out of memory"}}))
-        if lie == "no receipt":
-            lines.remove(signed)
-        content = "\n\n".join(lines) + "\n\n"
-        return StreamingResponse(iter([content]), media_type="text/event-stream", headers={VERSION_HEADER: VERSION})
+@asynccontextmanager
+async def hostile(
+    folder: Path, counter: PromptCounter | None, provider: HostileProvider, **options: Any
+) -> AsyncIterator[Buyer]:
+    deposit = options.pop("deposit", DEPOSIT)
+    record = options.pop("record", {})
+    lease = make_lease(make_offer().terms, deposit=deposit)
+    async with (
+        serve(provider.app()) as url,
+        Buyer(folder, replace(record_of(lease, url), **record), lambda: int(time.time()), counter, **options) as buyer,
+    ):
+        yield buyer
 
-    return app
+
+def cumulative(buyer: Buyer) -> int:
+    highest = buyer.store.highest_voucher(buyer.lease_id)
+    return highest.message.cumulative if highest else -1
 
 
 @pytest.mark.parametrize(
     ("lie", "error", "words"),
     [
-        ("counts more", ReceiptRejected, "units_out"),
-        ("charges more", ReceiptRejected, "cost"),
-        ("other answer", ReceiptRejected, "response_hash"),
-        ("goes on", ReceiptRejected, "after the final"),
-        ("two finals", ReceiptRejected, "part"),
-        ("no final", ProviderFailed, "without its final"),
-        ("no receipt", ProviderFailed, "without its final"),
-        ("garbage", ProviderFailed, "malformed"),
-        ("bad line", ProviderFailed, "malformed"),
-        ("gives up", ProviderFailed, "out of memory"),
+        ({"changes": {"units_out": 4, "cost": SPEAKS + PRICE_OUT}}, ReceiptRejected, "units_out"),
+        ({"changes": {"cost": SPEAKS + 1}}, ReceiptRejected, "cost"),
+        ({"changes": {"response_hash": bytes(32)}}, ReceiptRejected, "response_hash"),
+        ({"lines_after": [EXTRA]}, ReceiptRejected, "after the final"),
+        ({"lines_after": ["RECEIPT"]}, ReceiptRejected, "part"),
+        ({"changes": {"final": False}}, ProviderFailed, "without its final"),
+        ({"sends_receipt": False}, ProviderFailed, "without its final"),
+        ({"lines_before": ["data: {not json"]}, ProviderFailed, "malformed"),
+        ({"lines_before": ['data: {"choices": [7]}']}, ProviderFailed, "malformed"),
+        ({"lines_before": [": clawmarket token 1 2 3"]}, ProviderFailed, "malformed"),
+        ({"lines_before": ["x" * 1_100_000]}, ProviderFailed, "too long"),
+        ({"lines_after": [ERROR]}, ProviderFailed, "out of memory"),
     ],
 )
 async def test_lies_are_noticed(
-    tmp_path: Path, counter: PromptCounter, lie: str, error: type[ConsumerError], words: str
+    tmp_path: Path, counter: PromptCounter, lie: dict[str, Any], error: type[ConsumerError], words: str
 ) -> None:
-    lease = make_lease(make_offer().terms)
-    async with (
-        serve(lying_provider(lie)) as url,
-        Buyer(tmp_path, record_of(lease, url), lambda: int(time.time()), counter) as buyer,
-    ):
+    async with hostile(tmp_path, counter, HostileProvider(PROMPT, **lie)) as buyer:
         with pytest.raises(error, match=words):
             await buyer.ask()
-        highest = buyer.store.highest_voucher(lease.lease_id)
-        assert highest is not None
-        assert highest.message.cumulative <= PROMPT * 10 + 3 * 30
+        assert cumulative(buyer) <= SPEAKS
+
+
+@pytest.mark.parametrize(
+    ("answer", "stop", "words"),
+    [
+        ([(StreamToken(0, -5), "")] * 20, (), "carry no text"),
+        ([(StreamToken(2, -5), "")] * 20, (), "carry no text"),
+        ([(token, "") for token, _ in spelled("hidden")], (), "not delivered"),
+        ([(token, "x") for token, _ in spelled("other")], (), "not what the tokens read as"),
+        ([*spelled("abc"), (StreamToken(VOCABULARY, -5), "d")], (), "not in the vocabulary"),
+        (spelled("abc", logprob=1), (), "log-probability"),
+        (spelled("abc", logprob=-(1 << 31)), (), "log-probability"),
+        (spelled("a" * 21), (), "more than the 20 tokens"),
+        ([*spelled("ab"), (spelled("c")[0][0], ""), *spelled("more")], ("c",), "after the end"),
+    ],
+)
+async def test_padding_is_not_paid(
+    tmp_path: Path, counter: PromptCounter, answer: list[tuple[StreamToken, str]], stop: tuple[str, ...], words: str
+) -> None:
+    provider = HostileProvider(PROMPT, answer)
+    async with hostile(tmp_path, counter, provider) as buyer:
+        with pytest.raises(ReceiptRejected, match=words):
+            await buyer.ask(replace(QUESTION, stop=stop))
+        await buyer.client.close()
+        assert cumulative(buyer) == 0
+        lease_id = buyer.lease_id
+        assert buyer.store.state(lease_id, 0) is RequestState.DISPUTED
+        assert buyer.store.promised(lease_id) == 0
+    assert provider.paid == []
+    assert len(provider.seen) == 1
 
 
 async def test_honest_stand_in_is_accepted(tmp_path: Path, counter: PromptCounter) -> None:
-    lease = make_lease(make_offer().terms)
-    async with (
-        serve(lying_provider("none")) as url,
-        Buyer(tmp_path, record_of(lease, url), lambda: int(time.time()), counter) as buyer,
-    ):
+    async with hostile(tmp_path, counter, HostileProvider(PROMPT)) as buyer:
         assert isinstance((await buyer.ask())[-1], End)
+        assert cumulative(buyer) == SPEAKS
+
+
+async def test_stopped_answer_is_paid_to_the_token(
+    stack: ProviderStack, tmp_path: Path, counter: PromptCounter
+) -> None:
+    lease = stack.add_lease()
+    async with Buyer(tmp_path, record_of(lease, stack.url), stack.clock.now, counter) as buyer:
+        whole = "".join(event.text for event in await buyer.ask() if isinstance(event, Text))
+        stop = whole[5:7]
+        events = await buyer.ask(replace(QUESTION, stop=(stop,)))
+        assert "".join(event.text for event in events if isinstance(event, Text)) == whole[: whole.index(stop)]
+        end = events[-1]
+        assert isinstance(end, End)
+        assert end.finish_reason == "stop"
+        assert end.tokens < 20
+    account = stack.ledger.account(lease.lease_id)
+    assert account.cumulative == account.served
+
+
+@pytest.mark.parametrize("details", [{"credit_cap": "1000000"}, {}, {"credit_cap": "much"}])
+async def test_a_prompt_within_the_credit_cap_is_not_prepaid(
+    tmp_path: Path, counter: PromptCounter, details: dict[str, str]
+) -> None:
+    provider = HostileProvider(PROMPT, refusal=(RefusalCode.PREPAY, details))
+    async with hostile(tmp_path, counter, provider) as buyer:
+        with pytest.raises(PrepayRejected, match="credit cap"):
+            await buyer.ask()
+        assert cumulative(buyer) == 0
+        assert buyer.store.promised(buyer.lease_id) == 0
+    assert len(provider.seen) == 1
+
+
+async def test_prepayment_is_the_prompts_own_cost_and_never_more(tmp_path: Path, counter: PromptCounter) -> None:
+    provider = HostileProvider(PROMPT, refusal=(RefusalCode.PREPAY, {"credit_cap": "0", "prompt_cost": "9999999"}))
+    async with hostile(tmp_path, counter, provider) as buyer:
+        for _ in range(2):
+            with pytest.raises(ProviderRefused):
+                await buyer.ask()
+            assert cumulative(buyer) == PROMPT * PRICE_IN
+    # what was prepaid and not served counts for the next request
+    assert {seen.voucher.message.cumulative for seen in provider.seen} == {0, PROMPT * PRICE_IN}
+
+
+async def test_without_tokenizer_nothing_is_prepaid(tmp_path: Path) -> None:
+    provider = HostileProvider(PROMPT, refusal=(RefusalCode.PREPAY, {"credit_cap": "0"}))
+    async with hostile(tmp_path, None, provider, accept_unverified=True) as buyer:
+        with pytest.raises(PrepayRejected, match="tokenizer"):
+            await buyer.ask()
+        assert cumulative(buyer) == 0
+
+
+async def test_unpaid_does_not_lead_to_a_prepayment(tmp_path: Path, counter: PromptCounter) -> None:
+    provider = HostileProvider(PROMPT, refusal=(RefusalCode.UNPAID, {"credit_cap": "0"}))
+    async with hostile(tmp_path, counter, provider) as buyer:
+        with pytest.raises(ProviderRefused, match="unpaid"):
+            await buyer.ask()
+        assert cumulative(buyer) == 0
 
 
 @pytest.mark.parametrize("content", [None, b"no model"])

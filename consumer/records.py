@@ -1,0 +1,101 @@
+"""What a gateway keeps of its leases and requests. Amounts in token base units."""
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from consumer.offers import terms_from_json, terms_to_json
+from protocol.headers import RequestContext, Signed
+from protocol.typed_data import Receipt, Terms, Voucher
+
+
+@dataclass(frozen=True)
+class LeaseRecord:
+    """Everything needed to use a lease. `key_file` holds the session key; `fingerprint` is the model's."""
+
+    lease_id: bytes
+    owner: str
+    provider: int
+    offer_id: int
+    version: int
+    token: str
+    deposit: int
+    expiry: int
+    signer: str
+    key_file: str
+    endpoint: str
+    node_key: str
+    model: str
+    fingerprint: bytes
+    terms: Terms
+
+    def to_json(self) -> str:
+        """The record as text."""
+        content = {
+            name: value.hex() if isinstance(value, bytes) else value
+            for name, value in vars(self).items()
+            if name != "terms"
+        }
+        return json.dumps({**content, "terms": terms_to_json(self.terms)})
+
+    @classmethod
+    def from_json(cls, text: str) -> "LeaseRecord":
+        """The reverse of `to_json`."""
+        content: dict[str, Any] = json.loads(text)
+        content["terms"] = terms_from_json(content["terms"])
+        for name in ("lease_id", "fingerprint"):
+            content[name] = bytes.fromhex(content[name])
+        return cls(**content)
+
+
+class RequestState(StrEnum):
+    """How far a request got.
+
+    reserved: its number is taken, nothing is signed
+    └─ signed: its voucher is on disk and may be on its way
+       ├─ admitted: the provider began to answer
+       ├─ settled: its final receipt was checked, `owed` is what it cost
+       ├─ disputed: the provider's word is wrong; nothing more is signed for it
+       └─ refused: the provider did not take it; it costs nothing
+    """
+
+    RESERVED = "reserved"
+    SIGNED = "signed"
+    ADMITTED = "admitted"
+    SETTLED = "settled"
+    DISPUTED = "disputed"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request's receipts are held against. `prompt_tokens` is our own count, None without tokenizer."""
+
+    prompt_tokens: int | None
+    prompt_bound: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A request before it has a number; `prepaid` is the part of its cost that is paid in advance."""
+
+    body: bytes
+    request_hash: bytes
+    salt: bytes
+    max_cost: int
+    prepaid: int
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class OpenRequest:
+    """A request whose end is not known here. `last` is the last receipt that was checked."""
+
+    state: RequestState
+    context: RequestContext
+    limits: Limits
+    voucher: Signed[Voucher] | None
+    body: bytes
+    last: Signed[Receipt] | None
