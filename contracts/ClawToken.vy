@@ -2,6 +2,7 @@
 # pragma nonreentrancy off
 """
 @title ClawToken
+@custom:contract-name ClawToken
 @license MIT
 @notice CLAW: ERC-20 with EIP-2612 permit, 18 decimals, one billion at the start, all to the deployer.
         Invariant: in each year of 365 days from the deployment the owner mints at most 5 % of the supply the year

@@ -2,6 +2,7 @@
 # pragma nonreentrancy off
 """
 @title Params
+@custom:contract-name Params
 @license MIT
 @notice The market's parameters and its list of payment tokens; outside documentation in `interfaces/IParams.vyi`.
         Invariant: every value lies between its floor and its ceiling, moves by at most one step per change, and
