@@ -1,8 +1,8 @@
 """The HTTP surface: OpenAI-compatible, with the market's headers beside."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -25,21 +25,14 @@ from provider.exceptions import Refusal
 from provider.service import ActiveRequest, AlreadyServed, Finished, InferenceService, Paused, Piece, ReceiptIssued
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_SEQ = 2**63 - 1
+"""What the ledger can hold; the protocol allows twice as much."""
 _DONE = b"data: [DONE]\n\n"
 
 
-def create_app(service: InferenceService, lifespan: Callable[[], Any] | None = None) -> FastAPI:
-    """The application; `lifespan` is a context manager that runs around serving."""
-
-    @asynccontextmanager
-    async def around(_: FastAPI) -> AsyncIterator[None]:
-        if lifespan is None:
-            yield
-            return
-        async with lifespan():
-            yield
-
-    app = FastAPI(title="clawmarket provider", docs_url=None, redoc_url=None, openapi_url=None, lifespan=around)
+def create_app(service: InferenceService) -> FastAPI:
+    """The application; the service's parts are started and stopped by the caller."""
+    app = FastAPI(title="clawmarket provider", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, refusal: Refusal) -> Response:
@@ -86,6 +79,7 @@ def create_app(service: InferenceService, lifespan: Callable[[], Any] | None = N
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         signed, context = parse_request_headers(request.headers.items())
+        _check_seq(context.seq)
         body = await _body(request)
         chat = parse_chat(body)
         active = await service.submit(signed, context, body, chat)
@@ -106,6 +100,7 @@ def create_app(service: InferenceService, lifespan: Callable[[], Any] | None = N
 
     @app.get("/v1/receipts/{lease_id}/{seq}/proof")
     async def proof(lease_id: str, seq: int) -> dict[str, Any]:
+        _check_seq(seq)
         return await _proof(service, _lease_id(lease_id), seq)
 
     return app
@@ -118,6 +113,11 @@ async def _body(request: Request) -> bytes:
         if len(received) > MAX_BODY_BYTES:
             raise Refusal(RefusalCode.CAPS, f"the body has more than {MAX_BODY_BYTES} bytes")
     return bytes(received)
+
+
+def _check_seq(seq: int) -> None:
+    if not 0 <= seq <= MAX_SEQ:
+        raise Refusal(RefusalCode.MALFORMED, f"seq must be from 0 to {MAX_SEQ}")
 
 
 def _lease_id(text: str) -> bytes:
@@ -194,7 +194,6 @@ async def _whole(request: Request, active: ActiveRequest, chat: ChatRequest) -> 
 
 async def _until_disconnect(request: Request, active: ActiveRequest) -> AsyncIterator[Any]:
     """The events; once the client is gone the request is abandoned, and ends soon after."""
-    import asyncio
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -27,10 +27,13 @@
     anchor_s = 3600
     gas_multiple = 20                 # settle when unsettled value is this many times its gas cost
     ether_price = "3000000000"        # base units of the payment token per ether
+close_margin_s = 600              # serving ends so long before a lease closes; by default two ticks
+releases_per_tick = 4             # closed leases released a tick, so that offers do not fill up
 
 Amounts are decimal strings in token base units.
 """
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,6 +98,13 @@ class SettlingSection(_Section):
     anchor_s: float = Field(default=3600.0, ge=0)
     gas_multiple: int = Field(default=20, ge=0)
     ether_price: Amount = 3_000_000_000
+    close_margin_s: int | None = Field(default=None, ge=0, le=86_400)
+    releases_per_tick: int = Field(default=4, ge=0, le=64)
+
+    @property
+    def closing_margin_s(self) -> int:
+        """Two ticks unless set: one may be missed."""
+        return math.ceil(2 * self.tick_s) if self.close_margin_s is None else self.close_margin_s
 
 
 class Config(_Section):

@@ -25,37 +25,98 @@ class CreditPolicy:
 
 @dataclass
 class OpenRequest:
-    """A running request's part in its lease's exposure."""
+    """A running request's part in its lease's exposure.
+
+    `cost` is what its receipts say; `gross` what it has consumed before any SLA credit, from admission on at least the
+    prompt's price. The credit cap counts the larger.
+    """
 
     max_cost: int
     cost: int = 0
+    gross: int = 0
+
+    @property
+    def at_risk(self) -> int:
+        """What may turn out to be owed for what was done so far."""
+        return max(self.cost, self.gross)
 
 
 @dataclass
+class OwnerExposure:
+    """Everything one owner owes over all its leases with this provider; they share one credit cap.
+
+    `unloaded` holds the unpaid value of leases that were not used since the start, `active` the leases that run
+    requests or owe something.
+    """
+
+    unloaded: dict[bytes, int] = field(default_factory=dict)
+    active: "set[LeaseExposure]" = field(default_factory=set)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def unpaid_without(self, lease: "LeaseExposure") -> int:
+        """Value at risk above the highest vouchers on the other leases; one paid ahead does not cover another."""
+        return sum(self.unloaded.values()) + sum(other.unpaid for other in self.active if other is not lease)
+
+    def note(self, lease: "LeaseExposure") -> None:
+        """A lease's figures changed."""
+        if lease.running or lease.unpaid:
+            self.active.add(lease)
+        else:
+            self.active.discard(lease)
+
+    def notify(self) -> None:
+        """Wakes whoever waits for a voucher of this owner."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+@dataclass(eq=False)
 class LeaseExposure:
-    """One lease: `served` and `cumulative` as in the ledger, plus what running requests cost and may still cost."""
+    """One lease: `served` and `cumulative` as in the ledger, plus what running requests cost and may still cost.
+
+    Serving ends at `stop_at`, in Unix seconds: early enough before the lease closes to settle what is owed then.
+    """
 
     deposit: int
     credit_cap: int
     served: int
     cumulative: int
     running: dict[int, OpenRequest] = field(default_factory=dict)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    owner: OwnerExposure = field(default_factory=OwnerExposure)
+    stop_at: int = 2**64
+
+    def __post_init__(self) -> None:
+        self.owner.note(self)
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set at the next payment or end of a request of this owner."""
+        return self.owner.changed
 
     @property
     def value(self) -> int:
-        """Everything served so far, running requests included."""
+        """Everything served so far, running requests included, as receipts charge it."""
         return self.served + sum(request.cost for request in self.running.values())
 
     @property
+    def at_risk(self) -> int:
+        """Everything served so far, with what SLA credits and started prompts may still add."""
+        return self.served + sum(request.at_risk for request in self.running.values())
+
+    @property
     def unpaid(self) -> int:
-        """Value served above the highest voucher."""
-        return max(0, self.value - self.cumulative)
+        """Value at risk above the highest voucher."""
+        return max(0, self.at_risk - self.cumulative)
 
     @property
     def promised(self) -> int:
         """What running requests may still cost."""
         return sum(max(0, request.max_cost - request.cost) for request in self.running.values())
+
+    @property
+    def owed_elsewhere(self) -> int:
+        """What the owner owes on its other leases."""
+        return self.owner.unpaid_without(self)
 
     def check_admission(self, max_cost: int, prompt_cost: int, cumulative: int) -> None:
         """Raises Refusal unless a request fits deposit and credit cap; `cumulative` is of the highest voucher."""
@@ -67,14 +128,15 @@ class LeaseExposure:
                 deposit=str(self.deposit),
                 needed=str(needed),
             )
-        owed = self.value + prompt_cost
-        if owed - cumulative > self.credit_cap:
+        if self._exceeds_cap(self.at_risk + prompt_cost - cumulative):
             raise Refusal(
                 RefusalCode.PREPAY if self.value <= cumulative else RefusalCode.UNPAID,
                 "unpaid value and this prompt together exceed the credit cap: send a higher voucher",
                 value_served=str(self.value),
                 cumulative=str(cumulative),
                 prompt_cost=str(prompt_cost),
+                running=str(self.at_risk - self.value),
+                owed_on_other_leases=str(self.owed_elsewhere),
                 credit_cap=str(self.credit_cap),
             )
 
@@ -82,36 +144,30 @@ class LeaseExposure:
         """The live figures as they are sent."""
         return Exposure(lease_id, self.cumulative, self.value, self.credit_cap, paused)
 
-    def begin(self, seq: int, max_cost: int) -> OpenRequest:
-        """A request starts."""
-        request = OpenRequest(max_cost)
+    def begin(self, seq: int, max_cost: int, cost: int = 0) -> OpenRequest:
+        """A request starts; `cost` is its prompt's, at risk at once."""
+        request = OpenRequest(max_cost, gross=cost)
         self.running[seq] = request
+        self.owner.note(self)
         return request
 
     def finish(self, seq: int, cost: int) -> None:
         """A request ended with its final receipt."""
         del self.running[seq]
         self.served += cost
-        self._notify()
+        self.owner.note(self)
+        self.owner.notify()
 
     def pay(self, cumulative: int) -> None:
         """A voucher arrived."""
         self.cumulative = max(self.cumulative, cumulative)
-        self._notify()
+        self.owner.note(self)
+        self.owner.notify()
 
-    def may_serve(self, request: OpenRequest, cost_after: int) -> bool:
-        """Whether the request may go on to `cost_after` without the unpaid value passing the credit cap."""
-        return self.value - request.cost + cost_after - self.cumulative <= self.credit_cap
+    def may_serve(self, request: OpenRequest, gross_after: int) -> bool:
+        """Whether the request may go on to `gross_after` without the unpaid value passing the credit cap."""
+        return not self._exceeds_cap(self.at_risk - request.at_risk + gross_after - self.cumulative)
 
-    async def wait_for_change(self, timeout_s: float) -> bool:
-        """Waits until something was paid or finished; False after the timeout."""
-        changed = self.changed
-        try:
-            await asyncio.wait_for(changed.wait(), timeout_s)
-        except TimeoutError:
-            return False
-        return True
-
-    def _notify(self) -> None:
-        self.changed.set()
-        self.changed = asyncio.Event()
+    def _exceeds_cap(self, unpaid: int) -> bool:
+        """What is paid ahead on this lease adds no risk, whatever is owed elsewhere."""
+        return unpaid > 0 and unpaid + self.owed_elsewhere > self.credit_cap

@@ -93,6 +93,11 @@ class Ledger:
         rows = self._db.execute("SELECT settled FROM accounts WHERE owner = ?", (owner,))
         return sum(int(row[0]) for row in rows)
 
+    def unpaid_of(self, owner: str) -> dict[bytes, int]:
+        """By lease, how far the served value of an owner's leases is above their highest vouchers; only where it is."""
+        rows = self._db.execute("SELECT lease_id, served, cumulative FROM accounts WHERE owner = ?", (owner,))
+        return {row[0]: int(row[1]) - int(row[2]) for row in rows if int(row[1]) > int(row[2])}
+
     def highest_voucher(self, lease_id: bytes) -> Signed[Voucher] | None:
         """The voucher to settle with."""
         row = self._db.execute(

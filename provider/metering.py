@@ -41,15 +41,20 @@ class Meter:
         self._charge()
         return quantised
 
-    def cost_with_next(self) -> int:
-        """What would be owed after one more token."""
-        return self._safe_cost(self.units_out + 1)
+    @property
+    def gross(self) -> int:
+        """The price of everything so far, before any SLA credit: the most the final receipt can charge for it."""
+        return self._gross(self.units_out)
+
+    def gross_with_next(self) -> int:
+        """The gross price after one more token."""
+        return self._gross(self.units_out + 1)
 
     def receipt(self, *, final: bool, duration_ms: int, ended_at: int) -> Receipt:
         """The next receipt of this request.
 
-        A part charges as if every SLA credit fell due, because a later part may not cost less; the final receipt
-        charges exactly what its own times imply.
+        A part charges as if every SLA credit that is still possible fell due; the final receipt charges exactly what
+        its own times imply.
         """
         duration_ms = max(duration_ms, self.ttft_ms)
         ttft_ms = self.ttft_ms if self.units_out else duration_ms
@@ -77,12 +82,15 @@ class Meter:
         return receipt
 
     def _charge(self) -> None:
-        self.cost = self._safe_cost(self.units_out)
+        """While an SLA credit may still fall due it is taken off, because a later receipt may not cost less."""
+        gross = self.gross
+        is_open = self.terms.sla_milli_tokens_per_s > 0 or (
+            self.terms.sla_ttft_ms > 0 and (self.units_out == 0 or self.ttft_ms > self.terms.sla_ttft_ms)
+        )
+        self.cost = gross - money.credit(self.terms, gross) if is_open else gross
 
-    def _safe_cost(self, units_out: int) -> int:
-        gross = money.cost(self.terms, self.units_in, self.units_cached, units_out)
-        promises = self.terms.sla_ttft_ms > 0 or self.terms.sla_milli_tokens_per_s > 0
-        return gross - money.credit(self.terms, gross) if promises else gross
+    def _gross(self, units_out: int) -> int:
+        return money.cost(self.terms, self.units_in, self.units_cached, units_out)
 
 
 def most_output(terms: Terms, prompt_tokens: int, max_cost: int) -> int:

@@ -6,6 +6,7 @@ A request runs in a task of its own, so that it ends in exactly one final receip
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +22,15 @@ from provider.chat import ChatRequest
 from provider.engine.client import Done, EngineClient, Generation, GenerationRequest, Token
 from provider.engine.errors import EngineError, GenerationError
 from provider.exceptions import LedgerError, Refusal
-from provider.exposure import CreditPolicy, LeaseExposure
+from provider.exposure import CreditPolicy, LeaseExposure, OwnerExposure
 from provider.leases import Lease, LeaseCache
 from provider.ledger import AdmittedRequest, Ledger
+from provider.limits import TokenBucket
 from provider.metering import Meter, closing_receipt, most_output, prompt_cost
 from provider.offers import Offer, OfferBook
+from provider.upkeep import place_of
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ROUTE = "POST /v1/chat/completions"
@@ -34,12 +38,18 @@ ROUTE = "POST /v1/chat/completions"
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """How the worker serves. Times in seconds; `chunk_tokens` tokens at most pass between two receipts."""
+    """How the worker serves. Times in seconds; `chunk_tokens` tokens at most pass between two receipts.
+
+    Serving ends `closing_margin_s` before a lease closes: what is owed then must still be paid and settled.
+    """
 
     credit: CreditPolicy
     chunk_tokens: int = 32
     chunk_s: float = 10.0
     voucher_timeout_s: float = 30.0
+    closing_margin_s: int = 600
+    vouchers_per_s: float = 20.0
+    voucher_burst: int = 100
 
 
 @dataclass(frozen=True)
@@ -120,27 +130,48 @@ class InferenceService:
         self._signer = signer
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         self._exposures: dict[bytes, LeaseExposure] = {}
-        self._admission: dict[bytes, asyncio.Lock] = {}
+        self._owners: dict[str, OwnerExposure] = {}
+        self._voucher_rates: dict[bytes, TokenBucket] = {}
+        self._in_work: set[tuple[bytes, int]] = set()
+        self._lacks_finals = False
+        self._admission: dict[str, asyncio.Lock] = {}
         self._running: dict[tuple[bytes, int], ActiveRequest] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- life
 
     async def recover(self) -> int:
-        """Gives every request that a crash interrupted its final receipt; returns how many there were."""
-        interrupted = await self.write(self.ledger.unfinished)
-        for request in interrupted:
-            last = await self.write(self.ledger.last_receipt, request.lease_id, request.seq)
+        """Gives every request that a crash or a failing disk interrupted its final receipt; returns how many."""
+        finished = 0
+        for request in await self.write(self.ledger.unfinished):
+            key = (request.lease_id, request.seq)
+            if key in self._in_work or await self.write(self.ledger.final_receipt, *key) is not None:
+                continue
+            last = await self.write(self.ledger.last_receipt, *key)
+            fingerprint = last.message.model_fingerprint if last else await self._fingerprint_of(request.lease_id)
             receipt = closing_receipt(
-                last.message if last else None,
-                request.lease_id,
-                request.seq,
-                request.request_hash,
-                await self._fingerprint_of(request.lease_id),
-                self.clock.now(),
+                last.message if last else None, *key, request.request_hash, fingerprint, self.clock.now()
             )
             await self.sign_receipt(receipt)
-        return len(interrupted)
+            finished += 1
+        return finished
+
+    async def look_after_running(self) -> None:
+        """To be called now and then: ends streams whose lease closes soon, and signs final receipts that failed.
+
+        Raises Refusal while the chain cannot be read, LedgerError.
+        """
+        if self._lacks_finals:
+            self._lacks_finals = False
+            try:
+                await self.recover()
+            except BaseException:
+                self._lacks_finals = True
+                raise
+        for lease_id in {active.lease_id for active in self._running.values()}:
+            lease = await self.leases.get(lease_id)
+            if lease is not None:
+                (await self.exposure(lease)).owner.notify()
 
     async def stop(self) -> None:
         """Ends all running requests with their final receipts."""
@@ -158,13 +189,12 @@ class InferenceService:
         """Admits a request and starts it. Raises Refusal, or AlreadyServed for one that has its final receipt."""
         if request_hash(context.salt, canonical_body(ROUTE, body)) != context.request_hash:
             raise Refusal(RefusalCode.REQUEST_HASH, "the request hash is not that of this body")
-        lease = await self._lease_for(signed.message.lease_id)
-        self._check_signer(signed, lease)
+        lease = await self._lease_for(signed)
         await self._refuse_repeat(lease.lease_id, context.seq)
         now = self.clock.now()
         if not context.is_timely(now):
             raise Refusal(RefusalCode.CLOCK, "the request's time is off by too much", now=now)
-        lease.check_open(now)
+        lease.check_open(now, self.settings.closing_margin_s)
         offer = self._offer_of(lease, chat)
         caps = offer.document["caps"]
         if len(body) > caps["max_body_bytes"]:
@@ -172,8 +202,6 @@ class InferenceService:
         messages = [message.plain() for message in chat.messages]
         prompt_tokens = await self._count(messages)
         max_tokens = self._max_tokens(offer, chat, prompt_tokens, context.max_cost)
-        async with self._admission.setdefault(lease.lease_id, asyncio.Lock()):
-            active = await self._admit(signed, context, lease, offer, prompt_tokens)
         request = GenerationRequest(
             messages=messages,
             max_tokens=max_tokens,
@@ -183,6 +211,8 @@ class InferenceService:
             stop=chat.stops(),
             cache_key=lease.lease_id.hex(),
         )
+        async with self._admission.setdefault(lease.owner, asyncio.Lock()):
+            active = await self._admit(signed, context, lease, offer, prompt_tokens)
         task = asyncio.create_task(active.run(request))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -190,13 +220,24 @@ class InferenceService:
 
     async def accept_voucher(self, signed: Signed[Voucher]) -> LeaseExposure:
         """Takes a voucher outside of a request. Raises Refusal."""
-        lease = await self._lease_for(signed.message.lease_id)
-        self._check_signer(signed, lease)
+        lease = await self._lease_for(signed)
         if self.clock.now() >= lease.closes_at or lease.is_released:
             raise Refusal(RefusalCode.LEASE_ENDED, "the lease is closed: vouchers can not be settled any more")
-        await self.write(self.ledger.record_voucher, signed, lease.owner, self.clock.now())
+        cumulative = signed.message.cumulative
+        if cumulative > lease.deposit:
+            raise Refusal(RefusalCode.OVERDRAWN, "the voucher is above the lease's deposit", deposit=str(lease.deposit))
         exposure = await self.exposure(lease)
-        exposure.pay(signed.message.cumulative)
+        if cumulative < exposure.cumulative:
+            raise Refusal(
+                "stale_voucher",
+                "a higher voucher of this lease is here already",
+                status=409,
+                cumulative=str(exposure.cumulative),
+            )
+        if cumulative > exposure.cumulative:
+            self._check_rate(lease.lease_id)
+            await self.write(self.ledger.record_voucher, signed, lease.owner, self.clock.now())
+            exposure.pay(cumulative)
         return exposure
 
     async def write(self, call: Callable[..., T], *arguments: object) -> T:
@@ -209,26 +250,42 @@ class InferenceService:
         await self.write(self.ledger.record_receipt, signed)
         return signed
 
-    def ended(self, active: "ActiveRequest") -> None:
-        """Called by a request after its final receipt."""
+    def ended(self, active: "ActiveRequest", *, has_final: bool) -> None:
+        """Called by a request at its end; one without its final receipt gets it later."""
         self._running.pop((active.lease_id, active.seq), None)
+        self._in_work.discard((active.lease_id, active.seq))
+        self._lacks_finals |= not has_final
 
     async def exposure(self, lease: Lease) -> LeaseExposure:
         """The lease's live figures."""
-        known = self._exposures.get(lease.lease_id)
-        if known is None:
-            account = await self.write(self.ledger.account, lease.lease_id)
-            known = self._exposures.setdefault(
-                lease.lease_id, LeaseExposure(lease.deposit, 0, account.served, account.cumulative)
-            )
+        known = self._exposures.get(lease.lease_id) or await self._load(lease)
         known.deposit = lease.deposit
+        known.stop_at = lease.closes_at - self.settings.closing_margin_s
         known.credit_cap = self.settings.credit.cap(await self.write(self.ledger.settled_with, lease.owner))
         return known
 
+    async def _load(self, lease: Lease) -> LeaseExposure:
+        if lease.owner not in self._owners:
+            unpaid = await self.write(self.ledger.unpaid_of, lease.owner)
+            self._owners.setdefault(lease.owner, OwnerExposure(unpaid))
+        account = await self.write(self.ledger.account, lease.lease_id)
+        if known := self._exposures.get(lease.lease_id):
+            return known
+        owner = self._owners[lease.owner]
+        owner.unloaded.pop(lease.lease_id, None)
+        loaded = LeaseExposure(lease.deposit, 0, account.served, account.cumulative, owner=owner)
+        self._exposures[lease.lease_id] = loaded
+        return loaded
+
     # --- admission
 
-    async def _lease_for(self, lease_id: bytes) -> Lease:
-        lease = await self.leases.get(lease_id)
+    async def _lease_for(self, signed: Signed[Voucher]) -> Lease:
+        """The voucher's lease; the chain is not asked about what no key can have signed."""
+        try:
+            signer = signed.recover(self.domain)
+        except InvalidSignature as error:
+            raise Refusal(RefusalCode.BAD_SIGNATURE, "the voucher's signature is not one") from error
+        lease = await self.leases.get(signed.message.lease_id)
         if lease is None:
             raise Refusal(
                 RefusalCode.UNKNOWN_LEASE, "the chain does not know this lease, or not with enough confirmations yet"
@@ -237,13 +294,18 @@ class InferenceService:
             raise Refusal(
                 RefusalCode.UNKNOWN_LEASE, f"the lease is with provider {lease.provider}, this is {self.provider}"
             )
+        if signer != lease.signer:
+            raise Refusal(RefusalCode.BAD_SIGNATURE, "the voucher is not signed by the lease's session key")
         return lease
 
-    def _check_signer(self, signed: Signed[Voucher], lease: Lease) -> None:
-        try:
-            signed.verify(self.domain, lease.signer)
-        except InvalidSignature as error:
-            raise Refusal(RefusalCode.BAD_SIGNATURE, "the voucher is not signed by the lease's session key") from error
+    def _check_rate(self, lease_id: bytes) -> None:
+        """Raises Refusal when a lease's vouchers come faster than any answer can be paid."""
+        settings = self.settings
+        bucket = self._voucher_rates.get(lease_id)
+        if bucket is None:
+            bucket = self._voucher_rates[lease_id] = TokenBucket(settings.vouchers_per_s, settings.voucher_burst)
+        if not bucket.take():
+            raise Refusal(RefusalCode.BUSY, "too many vouchers of this lease: send fewer, higher ones", status=429)
 
     async def _refuse_repeat(self, lease_id: bytes, seq: int) -> None:
         stored = await self.write(self.ledger.final_receipt, lease_id, seq)
@@ -301,10 +363,17 @@ class InferenceService:
         cumulative = max(exposure.cumulative, signed.message.cumulative)
         exposure.check_admission(context.max_cost, prompt_cost(offer.terms, prompt_tokens), cumulative)
         request = AdmittedRequest(lease.lease_id, context.seq, context.request_hash, context.max_cost, context.sent_at)
+        key = (lease.lease_id, context.seq)
+        self._in_work.add(key)
         try:
             await self.write(self.ledger.admit, request, signed, lease.owner, self.clock.now())
-        except LedgerError as error:
-            raise Refusal("ledger_unavailable", str(error), status=503) from error
+        except BaseException as error:
+            # it may be in the ledger nevertheless
+            self._in_work.discard(key)
+            self._lacks_finals = True
+            if isinstance(error, LedgerError):
+                raise Refusal("ledger_unavailable", str(error), status=503) from error
+            raise
         exposure.pay(signed.message.cumulative)
         meter = Meter(
             offer.terms, lease.lease_id, context.seq, context.request_hash, offer.fingerprint, context.max_cost
@@ -325,7 +394,7 @@ class ActiveRequest:
     def __init__(self, service: InferenceService, exposure: LeaseExposure, meter: Meter, prompt_tokens: int) -> None:
         self._service = service
         self._exposure = exposure
-        self._open = exposure.begin(meter.seq, meter.max_cost)
+        self._open = exposure.begin(meter.seq, meter.max_cost, prompt_cost(meter.terms, prompt_tokens))
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._arrived = time.monotonic()
         self._paused_s = 0.0
@@ -333,7 +402,7 @@ class ActiveRequest:
         self._last_receipt_units = 0
         self._last_receipt_cost = 0
         self._abandoned = asyncio.Event()
-        self._generation: Generation | None = None
+        self._stopped_by = Refusal(RefusalCode.UNPAID, "no sufficient voucher arrived in time")
         self.meter = meter
         self.prompt_tokens = prompt_tokens
         self.lease_id = meter.lease_id
@@ -357,27 +426,41 @@ class ActiveRequest:
     async def run(self, request: GenerationRequest) -> None:
         """Generates until the end, and signs the final receipt in any case."""
         reason, text, failure = "cancelled", "", None
+        has_final = False
         try:
-            self._generation = await self._service.engine.generate(request)
-            watcher = asyncio.create_task(self._cancel_when_abandoned(self._generation))
-            try:
-                done = await self._consume(self._generation)
-            finally:
-                watcher.cancel()
+            done = await self._generate(request)
             reason, text = done.finish_reason, done.text
             if reason == "cancelled" and not self._abandoned.is_set():
-                failure = Refusal(RefusalCode.UNPAID, "no sufficient voucher arrived in time")
+                failure = self._stopped_by
         except EngineError as error:
             failure = _as_refusal(error)
         except LedgerError as error:
             failure = Refusal("ledger_unavailable", str(error), status=503)
+        except Exception as error:  # noqa: BLE001
+            failure = _unexpected(error)
         try:
             await self._issue(final=True)
+            has_final = True
         except LedgerError as error:
             failure = Refusal("ledger_unavailable", str(error), status=503)
-        self._exposure.finish(self.seq, self.meter.cost)
-        self._service.ended(self)
-        self._events.put_nowait(Finished(reason, text, failure))
+        except Exception as error:  # noqa: BLE001
+            failure = _unexpected(error)
+        finally:
+            self._exposure.finish(self.seq, self.meter.cost)
+            self._service.ended(self, has_final=has_final)
+            self._events.put_nowait(Finished(reason, text, failure))
+
+    async def _generate(self, request: GenerationRequest) -> Done:
+        generation = await self._service.engine.generate(request)
+        watcher = asyncio.create_task(self._cancel_when_abandoned(generation))
+        try:
+            return await self._consume(generation)
+        except BaseException:
+            with contextlib.suppress(EngineError):
+                await generation.cancel()
+            raise
+        finally:
+            watcher.cancel()
 
     async def _consume(self, generation: Generation) -> Done:
         is_paying = True
@@ -399,15 +482,21 @@ class ActiveRequest:
     def _start(self, generation: Generation) -> None:
         if self.meter.units_in + self.meter.units_cached == 0:
             self.meter.start(generation.prompt_tokens or 0, generation.cached_tokens or 0)
-            self._open.cost = self.meter.cost
+            self._open.cost, self._open.gross = self.meter.cost, self.meter.gross
 
     async def _may_go_on(self, generation: Generation) -> bool:
-        """Waits, with the engine paused, until one more token is within the credit cap; False when nobody pays."""
+        """Waits, with the engine paused, until one more token is within the credit cap.
+
+        False when nobody pays, or when the lease closes soon.
+        """
         paused_at: float | None = None
         deadline = time.monotonic() + self._service.settings.voucher_timeout_s
         while True:
             changed = self._exposure.changed
-            if self._exposure.may_serve(self._open, self.meter.cost_with_next()):
+            if self._service.clock.now() >= self._exposure.stop_at:
+                self._stopped_by = Refusal(RefusalCode.LEASE_ENDED, "the lease closes soon: the answer ends here")
+                return False
+            if self._exposure.may_serve(self._open, self.meter.gross_with_next()):
                 if paused_at is not None:
                     self._paused_s += time.monotonic() - paused_at
                     await generation.resume()
@@ -433,7 +522,7 @@ class ActiveRequest:
 
     async def _count(self, token: Token) -> None:
         logprob = self.meter.add(token.token, token.logprob, self._elapsed_ms())
-        self._open.cost = self.meter.cost
+        self._open.cost, self._open.gross = self.meter.cost, self.meter.gross
         self._events.put_nowait(Piece(token.token, logprob, token.text))
         settings = self._service.settings
         since = self.meter.units_out - self._last_receipt_units
@@ -456,6 +545,12 @@ class ActiveRequest:
     def _elapsed_ms(self) -> int:
         """Since arrival, without the time spent waiting for vouchers."""
         return round((time.monotonic() - self._arrived - self._paused_s) * 1000)
+
+
+def _unexpected(error: Exception) -> Refusal:
+    """For the client and the log: neither learns the error's text, which may hold what another client sent."""
+    _log.error("a request failed unexpectedly: %s", place_of(error))
+    return Refusal("internal_error", "the provider failed; the receipt says what is owed", status=500)
 
 
 def _as_refusal(error: EngineError) -> Refusal:

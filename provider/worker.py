@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from protocol import keystore
 from protocol.chain import deployments
 from protocol.chain.client import ChainClient
 from protocol.chain.clock import MarketClock
-from protocol.chain.exceptions import ChainError
 from protocol.chain.sender import SenderPolicy, TransactionSender
 from protocol.keystore import Password
 from protocol.typed_data import Domain
@@ -26,11 +26,13 @@ from provider.exceptions import ConfigError
 from provider.exposure import CreditPolicy
 from provider.leases import LeaseCache
 from provider.ledger import Ledger
+from provider.limits import TokenBucket
 from provider.market import Market
 from provider.model_card import describe_model
 from provider.offers import OfferBook
 from provider.service import InferenceService, ServiceSettings
 from provider.settling import Settling, SettlingPolicy
+from provider.upkeep import Job, Upkeep
 
 _log = logging.getLogger(__name__)
 LEDGER_FILE = "ledger.sqlite"
@@ -55,7 +57,7 @@ class Worker:
         data.mkdir(parents=True, exist_ok=True)
         offers = OfferBook(data / OFFERS_FOLDER)
         _check_model(offers, config.engine.model)
-        clock = MarketClock()
+        clock = MarketClock.of(deployment.profile)
         self.market = Market(self.client, clock)
         self.sender = TransactionSender(self.client, self._operator, data / SENDER_FILE, SenderPolicy(poll_s=0.2))
         self.engine = EngineClient(
@@ -67,7 +69,9 @@ class Worker:
             provider=config.provider.id,
             signer=self._node,
             ledger=Ledger(data / LEDGER_FILE, self.domain, config.provider.id),
-            leases=LeaseCache(self.market.lease, serving.lease_ttl_s),
+            leases=LeaseCache(
+                self.market.lease, serving.lease_ttl_s, unknown_ttl_s=2.0, strangers=TokenBucket(per_s=20, burst=50)
+            ),
             offers=offers,
             engine=self.engine,
             clock=clock,
@@ -75,29 +79,37 @@ class Worker:
                 credit=CreditPolicy(serving.credit_stranger, serving.credit_growth_bps),
                 chunk_tokens=serving.chunk_tokens,
                 voucher_timeout_s=serving.voucher_timeout_s,
+                closing_margin_s=config.settling.closing_margin_s,
             ),
         )
         policy = SettlingPolicy(config.settling.gas_multiple, config.settling.ether_price)
         self.anchoring = Anchoring(self.service, self.client, self.sender, self._node)
         self.settling = Settling(self.service, self.market, self.sender, policy)
+        self._anchor_due = 0.0
 
     def run(self) -> None:
-        """Serves until SIGINT or SIGTERM. Raises ConfigError when the port is taken."""
-        listening = _listen(self._config.serving.host, self._config.serving.port)
-        app = create_app(self.service, self._lifespan)
-        settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-        host, port = listening.getsockname()[:2]
-        _log.info("provider %d serves on http://%s:%d", self.service.provider, host, port)
-        uvicorn.Server(settings).run(sockets=[listening])
+        """Serves until SIGINT or SIGTERM. Raises ConfigError when the port is taken, EngineStartError, ChainError."""
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        with _listen(self._config.serving.host, self._config.serving.port) as listening:
+            async with self._running():
+                app = create_app(self.service)
+                settings = uvicorn.Config(
+                    app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=5
+                )
+                host, port = listening.getsockname()[:2]
+                _log.info("provider %d serves on http://%s:%d", self.service.provider, host, port)
+                await _Server(settings).serve(sockets=[listening])
 
     @asynccontextmanager
-    async def _lifespan(self) -> AsyncIterator[None]:
+    async def _running(self) -> AsyncIterator[None]:
         await self.market.refresh()
         await self.engine.start()
         interrupted = await self.service.recover()
         if interrupted:
             _log.warning("%d requests were interrupted and got their final receipts", interrupted)
-        ticking = asyncio.create_task(self._tick_forever())
+        ticking = asyncio.create_task(self._upkeep().run())
         try:
             yield
         finally:
@@ -110,17 +122,20 @@ class Worker:
             self.service.ledger.close()
             self.client.close()
 
-    async def _tick_forever(self) -> None:
-        anchor_due = 0.0
+    def _upkeep(self) -> Upkeep:
+        """What a tick does: money first."""
+        jobs = [
+            Job("following transactions", lambda: asyncio.to_thread(self.sender.step)),
+            Job("settling", self.settling.tick),
+            Job("looking after running requests", self.service.look_after_running),
+            Job("anchoring", self._anchor),
+        ]
+        return Upkeep(jobs, self._config.settling.tick_s)
+
+    async def _anchor(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                if loop.time() >= anchor_due and await self.anchoring.tick():
-                    anchor_due = loop.time() + self._config.settling.anchor_s
-                await self.settling.tick()
-            except ChainError as error:
-                _log.warning("the tick goes on later: %s", error)
-            await asyncio.sleep(self._config.settling.tick_s)
+        if loop.time() >= self._anchor_due and await self.anchoring.tick():
+            self._anchor_due = loop.time() + self._config.settling.anchor_s
 
     def _check_registration(self) -> None:
         provider = self._config.provider.id
@@ -130,6 +145,19 @@ class Worker:
                 f"provider {provider} has the node key {registered}, the keystore holds {self._node.address}: "
                 "correct provider.id or rotate the key"
             )
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, but a signal that was heeded is not raised again at the end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _check_model(offers: OfferBook, model: Path) -> None:

@@ -36,9 +36,9 @@ def test_receipts_never_fall_and_the_final_is_exact(terms: Terms, prompt: int, c
     elapsed, parts, tokens = 0, [], []
     for number, gap in enumerate(gaps):
         elapsed += gap
-        before = meter.cost_with_next()
+        gross = meter.gross_with_next()
         tokens.append((number, meter.add(number, -0.5, elapsed)))
-        assert meter.cost == before
+        assert meter.cost <= meter.gross == gross
         if number % 7 == 3:
             parts.append(meter.receipt(final=False, duration_ms=elapsed, ended_at=5))
     parts.append(meter.receipt(final=True, duration_ms=elapsed, ended_at=5))
@@ -50,7 +50,7 @@ def test_receipts_never_fall_and_the_final_is_exact(terms: Terms, prompt: int, c
         assert receipt.cost <= money.receipt_cost(terms, receipt)
         assert receipt.ttft_ms <= receipt.duration_ms
     final = parts[-1]
-    assert final.cost == money.receipt_cost(terms, final) == meter.cost
+    assert final.cost == money.receipt_cost(terms, final) == meter.cost <= meter.gross
     assert (final.units_in, final.units_cached, final.units_out) == (prompt - cached, cached, len(gaps))
     assert final.response_hash == response_root(tokens)
     assert all(logprob == quantise_logprob(-0.5) for _, logprob in tokens)
@@ -79,3 +79,15 @@ def test_interrupted_request_without_a_part_costs_nothing() -> None:
     final = closing_receipt(None, LEASE, 3, b"\x05" * 32, b"\x09" * 32, 200)
     assert (final.part, final.final, final.cost, final.units_in, final.units_out) == (0, True, 0, 0, 0)
     assert final.response_hash == bytes(32)
+
+
+def test_first_token_credit_is_decided_by_the_first_token() -> None:
+    terms = Terms(0, "0x" + "11" * 20, 10, 30, 5, 1, 1_000, 0, 5_000, 0, b"\x01" * 32)
+    costs = []
+    for ttft in (1_000, 1_001):
+        meter = Meter(terms, LEASE, 1, b"\x05" * 32, b"\x09" * 32, 10**12)
+        meter.start(10, 0)
+        assert meter.cost == 50
+        meter.add(1, -0.5, ttft)
+        costs.append(meter.cost)
+    assert costs == [130, 65]

@@ -18,6 +18,8 @@ from protocol.headers import SEQ_WINDOW, VERSION_HEADER, Signed, parse_response_
 from protocol.merkle import response_root
 from protocol.signing import Signer
 from protocol.typed_data import Domain, digest
+from provider.engine.client import Generation, GenerationRequest
+from provider.exceptions import LedgerError
 from provider.ledger import AdmittedRequest
 from tests.support.provider_stack import DOMAIN, NODE, ProviderStack, make_offer, provider_stack
 from tests.support.raw_gateway import Prepared, RawGateway, Received, chat_body, prepare, refusal_code, sign
@@ -393,3 +395,171 @@ async def test_receipt_signature_covers_every_field(stack: ProviderStack, gatewa
         assert digest(DOMAIN, other) != digest(DOMAIN, signed.message)
         with pytest.raises(InvalidSignature):
             Signed(other, signed.signature).verify(DOMAIN, NODE.address)
+
+
+@pytest.mark.parametrize("seq", [2**63, 2**64 - 1])
+async def test_seq_beyond_the_ledger_is_refused(stack: ProviderStack, gateway: RawGateway, seq: int) -> None:
+    response = await gateway.post(prepare(stack.add_lease().lease_id, seq=seq))
+    assert (response.status_code, refusal_code(response)) == (400, "malformed")
+    proof = await gateway.http.get("/v1/receipts/0x" + "00" * 32 + f"/{seq}/proof")
+    assert (proof.status_code, refusal_code(proof)) == (400, "malformed")
+
+
+async def test_largest_seq_is_served(stack: ProviderStack, gateway: RawGateway) -> None:
+    assert (await gateway.ask(prepare(stack.add_lease().lease_id, seq=2**63 - 1))).done
+
+
+async def test_vouchers_above_the_deposit_or_below_the_highest_are_refused(
+    stack: ProviderStack, gateway: RawGateway
+) -> None:
+    lease = stack.add_lease(deposit=1_000)
+    for cumulative, status in [(1_001, 402), (10**20, 402), (500, 204), (499, 409), (500, 204), (1_000, 204)]:
+        assert (await gateway.pay(sign(lease.lease_id, cumulative))).status_code == status
+    rows = stack.ledger._db.execute("SELECT cumulative FROM vouchers WHERE lease_id = ?", (lease.lease_id,)).fetchall()
+    assert [row[0] for row in rows] == ["500", "1000"]
+
+
+async def test_vouchers_in_tiny_steps_are_slowed_down(tmp_path: Path) -> None:
+    async with (
+        provider_stack(tmp_path, vouchers_per_s=0, voucher_burst=3) as stack,
+        RawGateway(stack.url) as gateway,
+    ):
+        lease, other = stack.add_lease(), stack.add_lease()
+        answers = [await gateway.pay(sign(lease.lease_id, 10 + step)) for step in range(5)]
+        assert [answer.status_code for answer in answers] == [204] * 3 + [429] * 2
+        assert stack.ledger.account(lease.lease_id).cumulative == 12
+        assert (await gateway.pay(sign(other.lease_id, 1))).status_code == 204
+
+
+class HeldEngine:
+    """Holds every generation back until `open` is set, as a long prompt does."""
+
+    def __init__(self, stack: ProviderStack) -> None:
+        self.open = asyncio.Event()
+        self.started = 0
+        self._generate = stack.service.engine.generate
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        self.started += 1
+        await self.open.wait()
+        return await self._generate(request)
+
+
+async def test_prompts_in_parallel_stay_within_the_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cap = HELLO * 10
+    async with provider_stack(tmp_path, credit=cap, voucher_timeout_s=0.1) as stack, RawGateway(stack.url) as gateway:
+        held = HeldEngine(stack)
+        monkeypatch.setattr(stack.service.engine, "generate", held.generate)
+        lease = stack.add_lease()
+        sister = stack.add_lease(owner=lease.owner)
+        first = asyncio.create_task(gateway.post(prepare(lease.lease_id)))
+        await until(lambda: held.started == 1)
+        for lease_id in (lease.lease_id, sister.lease_id):
+            assert refusal_code(await gateway.post(prepare(lease_id, seq=1))) == "prepay"
+        held.open.set()
+        await first
+        owed = sum(stack.ledger.account(one.lease_id).served for one in (lease, sister))
+        assert owed == cap
+        assert refusal_code(await gateway.post(prepare(sister.lease_id, seq=2))) == "prepay"
+
+
+async def test_unpaid_value_of_an_owner_survives_a_restart(tmp_path: Path) -> None:
+    cap = HELLO * 10 + 5 * 30
+    async with provider_stack(tmp_path, credit=cap, voucher_timeout_s=0.1) as stack, RawGateway(stack.url) as gateway:
+        lease = stack.add_lease()
+        assert (await gateway.ask(prepare(lease.lease_id))).final.cost == cap
+    async with provider_stack(tmp_path, credit=cap) as stack, RawGateway(stack.url) as gateway:
+        stack.add_lease(0)
+        sister = stack.add_lease(owner=lease.owner)
+        response = await gateway.post(prepare(sister.lease_id))
+        assert response.json()["error"]["details"]["owed_on_other_leases"] == str(cap)
+        assert (await gateway.pay(sign(lease.lease_id, cap))).status_code == 204
+        assert (await gateway.ask(prepare(sister.lease_id, seq=1))).final.cost == cap
+
+
+async def test_unexpected_failure_still_ends_in_one_final_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with provider_stack(tmp_path) as stack, RawGateway(stack.url) as gateway:
+        lease = stack.add_lease()
+
+        def fail(*_: object) -> int:
+            raise ValueError("a client's words")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("provider.metering.quantise_logprob", fail)
+            answer = await gateway.ask(prepare(lease.lease_id))
+        assert answer.error is not None
+        assert (answer.error["code"], answer.done) == ("internal_error", False)
+        assert "words" not in caplog.text + str(answer.error)
+        assert "ValueError at " in caplog.text
+        assert (answer.final.units_out, answer.final.cost) == (0, HELLO * 10)
+        exposure = await stack.service.exposure(lease)
+        assert (exposure.running, exposure.served) == ({}, HELLO * 10)
+        assert stack.ledger.unfinished() == []
+        again = await gateway.ask(prepare(lease.lease_id, seq=1, cumulative=answer.final.cost))
+        assert again.done
+
+
+async def test_final_receipt_that_could_not_be_kept_is_signed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with provider_stack(tmp_path) as stack, RawGateway(stack.url) as gateway:
+        lease = stack.add_lease()
+        prepared = prepare(lease.lease_id)
+
+        def full(*_: object) -> None:
+            raise LedgerError("the disk is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stack.ledger, "record_receipt", full)
+            answer = await gateway.ask(prepared)
+        assert answer.error is not None
+        assert answer.error["code"] == "ledger_unavailable"
+        assert len(stack.ledger.unfinished()) == 1
+        await stack.service.look_after_running()
+        assert stack.ledger.unfinished() == []
+        assert stack.ledger.count == 1
+        assert (await gateway.post(prepared)).status_code == 409
+
+
+async def test_running_answer_is_not_taken_for_an_interrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with provider_stack(tmp_path) as stack, RawGateway(stack.url) as gateway:
+        held = HeldEngine(stack)
+        monkeypatch.setattr(stack.service.engine, "generate", held.generate)
+        prepared = prepare(stack.add_lease().lease_id)
+        asking = asyncio.create_task(gateway.ask(prepared))
+        await until(lambda: held.started == 1)
+        assert await stack.service.recover() == 0
+        held.open.set()
+        assert (await asking).done
+
+
+async def test_answer_ends_before_its_lease_closes(tmp_path: Path) -> None:
+    cap = HELLO * 10 + 5 * 30
+    async with (
+        provider_stack(tmp_path, credit=cap, voucher_timeout_s=60, closing_margin_s=600) as stack,
+        RawGateway(stack.url) as gateway,
+    ):
+        lease = stack.add_lease()
+        prepared, answer = prepare(lease.lease_id), Received()
+        async for _ in gateway.lines(prepared, answer):
+            if answer.exposures and stack.clock.shift == 0:
+                stack.clock.shift = 100
+                closing = stack.clock.now() + 600
+                stack.leases[lease.lease_id] = replace(lease, is_closing=True, closes_at=closing)
+                await stack.service.look_after_running()
+        check_receipts(stack, prepared, answer)
+        assert answer.error is not None
+        assert (answer.error["code"], len(answer.tokens)) == ("lease_ended", 5)
+        assert (await gateway.pay(sign(lease.lease_id, answer.final.cost))).status_code == 204
+
+
+async def test_lease_that_closes_within_the_margin_takes_no_request(stack: ProviderStack, gateway: RawGateway) -> None:
+    margin = stack.service.settings.closing_margin_s
+    lease = stack.add_lease(closes_at=stack.clock.now() + margin)
+    assert refusal_code(await gateway.post(prepare(lease.lease_id))) == "lease_ended"
+    lease = stack.add_lease(closes_at=stack.clock.now() + margin + 60)
+    assert (await gateway.ask(prepare(lease.lease_id))).done

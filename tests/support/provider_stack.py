@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
+from protocol.address import to_address
 from protocol.ids import OfferKind, lease_id
 from protocol.signing import Signer
 from protocol.typed_data import Domain, Terms
@@ -106,8 +108,10 @@ class ProviderStack:
     leases: dict[bytes, Lease] = field(default_factory=dict)
 
     def add_lease(self, nonce: int | None = None, **changes: object) -> Lease:
-        """Opens a lease "on chain", a new one unless the nonce is given."""
-        lease = make_lease(self.offer.terms, len(self.leases) if nonce is None else nonce, **changes)
+        """Opens a lease "on chain", a new one of a new owner unless told otherwise."""
+        nonce = len(self.leases) if nonce is None else nonce
+        owner = to_address((nonce + 1).to_bytes(20, "big"))
+        lease = make_lease(self.offer.terms, nonce, **{"owner": owner, **changes})
         self.leases[lease.lease_id] = lease
         return lease
 
@@ -120,6 +124,7 @@ async def provider_stack(
     chunk_tokens: int = 8,
     voucher_timeout_s: float = 2.0,
     offer: Offer | None = None,
+    **settings: Any,
 ) -> AsyncIterator[ProviderStack]:
     """Runs a provider until the end of the block; `folder` holds its ledger and offers, and may be one used before."""
     offer = offer or make_offer()
@@ -142,7 +147,9 @@ async def provider_stack(
         offers=book,
         engine=engine,
         clock=clock,
-        settings=ServiceSettings(CreditPolicy(credit), chunk_tokens=chunk_tokens, voucher_timeout_s=voucher_timeout_s),
+        settings=ServiceSettings(
+            CreditPolicy(credit), chunk_tokens=chunk_tokens, voucher_timeout_s=voucher_timeout_s, **settings
+        ),
     )
     with hold_engine_slots(1):
         await engine.start()
