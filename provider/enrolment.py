@@ -21,6 +21,8 @@ from provider.worker import OFFERS_FOLDER
 
 CONFIG_FILE = "provider.toml"
 SERVED_CONTEXT = 4096
+MIN_DEPOSIT = "0.1"
+"""Of the offer's token: what a lease must lock up, fifty times the credit given to a stranger."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def enrol(plan: EnrolmentPlan, password: Password, report: Callable[[str], None]
     data.mkdir(exist_ok=True)
     domain = Domain(deployment.chain_id, deployment.address("LeaseEscrow"))
     token = deployment.address("TestUSDC" if prices[0].token.symbol == "USDC" else "ClawToken")
+    limits = OfferLimits(min_deposit=Money.parse(MIN_DEPOSIT, prices[0].token).units)
     context = min(entry.context_length, SERVED_CONTEXT)
     model = entry.terms_model(engine=ENGINE_NAME, build=engine_build(), context_length=context)
     document = make_document(model, max_units_in=context, max_units_out=context, max_concurrent=8)
@@ -90,7 +93,7 @@ def enrol(plan: EnrolmentPlan, password: Password, report: Callable[[str], None]
         book = OfferBook(data / OFFERS_FOLDER)
         known = next((offer for offer in book.all() if offer.digest == hash_struct(terms)), None)
         if known is None:
-            offer_id, version = owner.create_offer(provider, terms, OfferLimits())
+            offer_id, version = owner.create_offer(provider, terms, limits)
             known = Offer(offer_id, version, terms, document)
             book.add(known)
             report(f"published offer {offer_id}: {plan.model_name}")

@@ -17,13 +17,17 @@ TIMEOUT_S = 180.0
 
 @dataclass(frozen=True)
 class OfferLimits:
-    """What an offer allows of its leases. Durations in seconds, amounts in token base units."""
+    """What an offer allows of its leases. Durations in seconds, amounts in token base units.
 
-    min_deposit: int = 1
+    The minimum deposit (0.10 USDC) is what one address must lock up to take credit as a stranger or to fill a place;
+    `max_active` times the credit given to a stranger bounds what all strangers together can owe.
+    """
+
+    min_deposit: int = 100_000
     max_duration: int = 30 * 86_400
     close_delay_min: int = 3_600
     close_delay_max: int = 86_400
-    max_active: int = 1_000
+    max_active: int = 500
 
 
 class Owner:

@@ -30,6 +30,7 @@ from provider.limits import TokenBucket
 from provider.market import Market
 from provider.model_card import describe_model
 from provider.offers import OfferBook
+from provider.releasing import Releasing
 from provider.service import InferenceService, ServiceSettings
 from provider.settling import Settling, SettlingPolicy
 from provider.upkeep import Job, Upkeep
@@ -85,6 +86,7 @@ class Worker:
         policy = SettlingPolicy(config.settling.gas_multiple, config.settling.ether_price)
         self.anchoring = Anchoring(self.service, self.client, self.sender, self._node)
         self.settling = Settling(self.service, self.market, self.sender, policy)
+        self.releasing = Releasing(self.service, self.market, self.sender, config.settling.releases_per_tick)
         self._anchor_due = 0.0
 
     def run(self) -> None:
@@ -129,6 +131,7 @@ class Worker:
             Job("settling", self.settling.tick),
             Job("looking after running requests", self.service.look_after_running),
             Job("anchoring", self._anchor),
+            Job("releasing", self.releasing.tick),
         ]
         return Upkeep(jobs, self._config.settling.tick_s)
 
