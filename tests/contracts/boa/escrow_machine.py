@@ -103,7 +103,7 @@ class EscrowMachine(Machine):
             for token in self.tokens.values():
                 self.market.give(token, who, START)
                 self._deposit(who, str(token.address), START // 2)
-        for i, (provider, token) in enumerate(self.offers):
+        for i, (provider, token) in enumerate([*self.offers, *self.offers]):
             self._open(self.consumers[i % CONSUMERS], provider, token, START // 8, 60, CLOSE_DELAYS[i % 3])
         for i in range(len(self.leases)):
             self.settle(i, [100], random.Random(i))
@@ -338,9 +338,16 @@ class EscrowMachine(Machine):
         self._account(str(self.market.treasury), name, self.fees[name] - to_stakers)
         self.fees[name] = 0
 
-    @rule(index=st.integers(0, 99), amount=st.integers(1, 2 * START))
-    def freeze(self, index: int, amount: int) -> None:
+    @rule(
+        index=st.integers(0, 99),
+        amount=st.integers(1, 2 * START),
+        days=st.sampled_from([0, 0, 5]),
+        milli=st.sampled_from([None, 0, 500, 1_100]),
+    )
+    def freeze(self, index: int, amount: int, days: int, milli: int | None) -> None:
+        """Some days after a settlement; ruled at once, for a part of the pot, unless `milli` is None."""
         self.settle(index, [amount % 1_000], random.Random(amount))
+        boa.env.time_travel(seconds=days * DAY)
         lease_id, lease = self._pick(index)
         refundable = lease.settled - lease.fee(lease.settled) - lease.refunded - lease.frozen
         expected = min(amount, refundable, self._held(lease.provider, lease.token))
@@ -350,6 +357,8 @@ class EscrowMachine(Machine):
         if may:
             lease.frozen = expected
             self.pots[dispute] = (lease_id, self._take(lease.provider, lease.token, expected))
+            if milli is not None:
+                self.pay_pot(len(self.pots) - 1, milli)
 
     @precondition(lambda self: self.pots)
     @rule(index=st.integers(0, 99), milli=st.integers(0, 1_100))
@@ -372,6 +381,8 @@ class EscrowMachine(Machine):
             if bucket is None:  # its day was collected meanwhile: matured
                 bucket = self._bucket(lease.provider, lease.token).setdefault(day, Bucket(0))
             bucket.amount += part - taken
+        hold(REFUNDS, self.market.escrow.returned(lease_id) == (lease.refunded, 0), "a pot")
+        self.every_figure_agrees()
 
     @rule(index=st.integers(0, 99), amount=st.integers(0, 2 * START))
     def refund(self, index: int, amount: int) -> None:
@@ -399,6 +410,7 @@ class EscrowMachine(Machine):
         if often:  # each change lets a week pass, in which much ends
             return
         boa.env.time_travel(seconds=7 * DAY)
+        self.settle(hold, [800, 1_000], random.Random(fee))
         new_hold, new_fee_bps = self.hold + hold, self.fee_bps + fee
         with boa.env.prank(self.market.admin):
             if 1 <= new_hold <= 6:
@@ -407,6 +419,9 @@ class EscrowMachine(Machine):
             if 0 <= new_fee_bps <= 1_000:
                 self.market.params.set(0, new_fee_bps)
                 self.fee_bps = new_fee_bps
+        for _ in range(max(self.hold, new_hold) + 1):
+            self.every_figure_agrees()
+            boa.env.time_travel(seconds=DAY)
 
     def _attempt(self, caller: str, call: Any, *, may: bool) -> None:
         """The call succeeds exactly when the model says that it may."""

@@ -88,7 +88,7 @@ ESCROW = [
         "modules/held_earnings.vy",
         "((word >> 136) + 1 + ((word >> 128) & _U8)) * _DAY",
         "((word >> 136) + 1 + staticcall escrow.params.get(_HOLD_DAYS)) * _DAY",
-        EXITS,
+        FIGURES,
     ),
     Mutation(
         "freeze_takes_more_than_was_paid",
@@ -116,14 +116,14 @@ ESCROW = [
         "modules/held_earnings.vy",
         "    if word >> 136 == part >> 136:\n",
         "    if False:\n",
-        EXITS,
+        FIGURES,
     ),
     Mutation(
         "freeze_reaches_matured_earnings",
         "modules/held_earnings.vy",
         "if word >> 136 != today - age or self._has_matured(word):",
         "if word >> 136 != today - age:",
-        EXITS,
+        GUARDS,
     ),
     Mutation(
         "fee_depends_on_the_split",
