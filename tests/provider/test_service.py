@@ -563,3 +563,23 @@ async def test_lease_that_closes_within_the_margin_takes_no_request(stack: Provi
     assert refusal_code(await gateway.post(prepare(lease.lease_id))) == "lease_ended"
     lease = stack.add_lease(closes_at=stack.clock.now() + margin + 60)
     assert (await gateway.ask(prepare(lease.lease_id))).done
+
+
+async def test_credit_still_possible_counts_against_the_cap(tmp_path: Path) -> None:
+    """Every part is paid in full, at the half price it shows; the final receipt charges the whole."""
+    offer = make_offer(sla_milli_tokens_per_s=1, sla_credit_bps=5_000)
+    cap = HELLO * 10 + 10 * 30
+    async with (
+        provider_stack(tmp_path, offer=offer, credit=cap, chunk_tokens=1, voucher_timeout_s=0.5) as stack,
+        RawGateway(stack.url) as gateway,
+    ):
+        lease = stack.add_lease()
+        prepared, answer = prepare(lease.lease_id, body=chat_body(max_tokens=100), max_cost=20_000), Received()
+        paid = 0
+        async for _ in gateway.lines(prepared, answer):
+            if answer.receipts and not answer.receipts[-1].message.final and answer.receipts[-1].message.cost > paid:
+                paid = answer.receipts[-1].message.cost
+                assert (await gateway.pay(sign(lease.lease_id, paid))).status_code == 204
+        check_receipts(stack, prepared, answer)
+        account = stack.ledger.account(lease.lease_id)
+        assert 0 < account.served - account.cumulative <= cap
