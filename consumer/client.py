@@ -1,10 +1,11 @@
 """Asking a provider under a lease: stream the answer, count it, check every receipt, pay exactly what was counted."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -132,6 +133,7 @@ class LeaseClient:
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: set[int] = set()
+        self._progress = asyncio.Event()
         self._credit_cap = 0
 
     async def close(self) -> None:
@@ -151,21 +153,19 @@ class LeaseClient:
                 f"{self._record.model} as `tokenizer`, or set `accept_unverified` to believe the provider"
             )
         await self.resolve()
+        pauses = iter(RETRY_PAUSES_S)
         prepay = False
-        for pause_s in (*RETRY_PAUSES_S, None):
+        while True:
+            progress = self._progress
             try:
                 async with aclosing(self._attempt(question, prepay)) as events:
                     async for event in events:
                         yield event
             except ProviderRefused as refusal:
-                if pause_s is None or refusal.code not in (RefusalCode.PREPAY, RefusalCode.UNPAID):
+                if refusal.code not in (RefusalCode.PREPAY, RefusalCode.UNPAID):
                     raise
-                if refusal.code == RefusalCode.PREPAY:
-                    self._check_prepayment(question, refusal)
-                    prepay = True
-                # other answers of this lease may have run ahead of their receipts: pay those first
-                await self._finish_tasks()
-                await asyncio.sleep(pause_s)
+                prepay = prepay or (refusal.code == RefusalCode.PREPAY and self._is_prepayment_due(question, refusal))
+                await self._make_room(progress, pauses, refusal)
             else:
                 return
 
@@ -207,6 +207,7 @@ class LeaseClient:
         finally:
             self._running.discard(seq)
             self._leave(answer, unseen)
+            self._advanced()
 
     async def _authorise(self, draft: Draft) -> Authorised:
         try:
@@ -258,9 +259,22 @@ class LeaseClient:
         stream.answer.check(signed.message, elapsed_ms=elapsed_ms, now=self._now())
         voucher = await self._book.pay(signed)
         self._pay_in_background(voucher)
+        self._advanced()
         return voucher
 
-    def _check_prepayment(self, question: Question, refusal: ProviderRefused) -> None:
+    async def _make_room(self, progress: asyncio.Event, pauses: Iterator[float], refusal: ProviderRefused) -> None:
+        """Waits for other questions of this lease, which may have run ahead of their receipts; then for a while."""
+        if self._running:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(progress.wait(), READ_S)
+            return
+        pause_s = next(pauses, None)
+        if pause_s is None:
+            raise refusal
+        await self._finish_tasks()
+        await asyncio.sleep(pause_s)
+
+    def _is_prepayment_due(self, question: Question, refusal: ProviderRefused) -> bool:
         """Only a prompt that by our own count costs more than the advertised credit cap is paid in advance."""
         try:
             cap = max(self._credit_cap, int(str(refusal.details["credit_cap"])))
@@ -268,11 +282,12 @@ class LeaseClient:
             raise PrepayRejected("the provider asks for prepayment without naming its credit cap") from refusal
         if self._counter is None:
             raise PrepayRejected("a prompt is paid in advance only where a tokenizer counts it") from refusal
-        cost = prompt_cost(self._record.terms, self._counter.count(question.messages))
-        if cost <= cap:
-            raise PrepayRejected(
-                f"the provider asks for prepayment of a prompt that costs {cost}, within its credit cap of {cap}"
-            ) from refusal
+        return prompt_cost(self._record.terms, self._counter.count(question.messages)) > cap
+
+    def _advanced(self) -> None:
+        """Something was paid or has ended."""
+        self._progress.set()
+        self._progress = asyncio.Event()
 
     def _leave(self, answer: Answer, unseen: int) -> None:
         """After a stream, however it ended: what is still open is brought to an end beside other work."""
@@ -294,6 +309,7 @@ class LeaseClient:
                     return
         finally:
             self._running.discard(request.context.seq)
+            self._advanced()
 
     async def _resolve(self, request: OpenRequest, answer: Answer, unseen: int) -> bool:
         """Whether the request's end is known now."""

@@ -9,7 +9,7 @@ ConsumerError
 ├── LeaseExhausted    the deposit does not cover the request any more
 ├── ProviderRefused   the provider refused a request; `code` says why
 ├── ProviderFailed    the provider could not be reached, or broke off
-├── PrepayRejected    the provider asks for a prepayment that the terms do not let it ask for
+├── PrepayRejected    the provider asks for a prepayment that nobody can check
 └── ReceiptRejected   a receipt or answer is not what was agreed; nothing more is signed for it
 """
 
@@ -57,7 +57,7 @@ class ProviderFailed(ConsumerError):  # noqa: N818
 
 
 class PrepayRejected(ConsumerError):  # noqa: N818
-    """A prompt within the provider's credit cap is not paid in advance."""
+    """A prompt is paid in advance only by our own count, and only above a credit cap that the provider names."""
 
 
 class ReceiptRejected(ConsumerError):  # noqa: N818

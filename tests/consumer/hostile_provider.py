@@ -59,7 +59,8 @@ class HostileProvider:
     sends_receipt: bool = True
     breaks_after: int | None = None
     part_after: int | None = None
-    drops_requests: bool = False
+    fails: bool = False
+    keeps_receipts: bool = True
     refusal: tuple[RefusalCode, dict[str, Any]] | None = None
     is_busy: int = 0
     signer: Signer = NODE
@@ -106,7 +107,7 @@ class HostileProvider:
             ours = {name: value for name, value in request.headers.items() if name.startswith("clawmarket")}
             seen = Seen(voucher, context, ours, await request.body())
             self.seen.append(seen)
-            if self.drops_requests:
+            if self.fails:
                 raise ConnectionAbortedError
             if self.refusal is not None:
                 code, details = self.refusal
@@ -127,7 +128,8 @@ class HostileProvider:
 
     async def _stream(self, seen: Seen) -> AsyncIterator[str]:
         final = self.receipt(seen, len(self.answer), part=int(self.part_after is not None))
-        self.stored[seen.context.seq] = self.sign(replace(final, **self.stored_changes))
+        if self.keeps_receipts:
+            self.stored[seen.context.seq] = self.sign(replace(final, **self.stored_changes))
         for line in self.lines_before:
             yield line + "\n\n"
         for count, (token, text) in enumerate(self.answer):

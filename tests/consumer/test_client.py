@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from consumer.client import Checked, End, Event, LeaseClient, Question, Text
+from consumer.client import Checked, End, Question, Text
 from consumer.exceptions import (
     ConsumerError,
     PrepayRejected,
@@ -21,94 +19,28 @@ from consumer.exceptions import (
     ReceiptRejected,
     TokenizerUnusable,
 )
-from consumer.records import LeaseRecord, RequestState
-from consumer.store import Store
+from consumer.records import RequestState
 from consumer.tokenizer import PromptCounter
 from protocol.headers import RefusalCode
 from protocol.stream import StreamToken, encode_line
-from provider.leases import Lease
+from tests.consumer.buyer import MESSAGES, PROMPT, QUESTION, Buyer, hostile, record_of
 from tests.consumer.hostile_provider import PRICE_IN, PRICE_OUT, HostileProvider, spelled
-from tests.support.engines import tiny_model
 from tests.support.provider_stack import (
-    DEPOSIT,
-    DOMAIN,
-    NODE,
     SESSION,
     ProviderStack,
     make_lease,
     make_offer,
     provider_stack,
-    serve,
 )
 from tests.support.tiny_gguf import FIRST_BYTE_TOKEN, VOCABULARY, prompt_tokens
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-MESSAGES = [{"role": "user", "content": "hello"}]
-QUESTION = Question(MESSAGES, max_tokens=20, temperature=0)
-PROMPT = prompt_tokens(MESSAGES)
-
-
-def record_of(lease: Lease, endpoint: str, stack_offer: Any = None) -> LeaseRecord:
-    offer = stack_offer or make_offer()
-    return LeaseRecord(
-        lease_id=lease.lease_id,
-        owner=lease.owner,
-        provider=lease.provider,
-        offer_id=1,
-        version=1,
-        token=lease.token,
-        deposit=lease.deposit,
-        expiry=lease.expiry,
-        signer=SESSION.address,
-        key_file="",
-        endpoint=endpoint,
-        node_key=NODE.address,
-        model=offer.model_name,
-        fingerprint=offer.fingerprint,
-        terms=offer.terms,
-    )
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ProviderStack]:
     async with provider_stack(tmp_path_factory.mktemp("provider"), credit=PROMPT * 10 + 150) as running:
         yield running
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def counter() -> AsyncIterator[PromptCounter]:
-    found = PromptCounter(tiny_model())
-    yield found
-    found.close()
-
-
-class Buyer:
-    """A client with its own records."""
-
-    def __init__(
-        self,
-        folder: Path,
-        record: LeaseRecord,
-        now: Callable[[], int],
-        counter: PromptCounter | None,
-        **options: Any,
-    ) -> None:
-        self.store = Store(folder / "consumer.sqlite", DOMAIN)
-        self.store.add_lease(record)
-        self.lease_id = record.lease_id
-        self.client = LeaseClient(
-            domain=DOMAIN, store=self.store, record=record, signer=SESSION, now=now, counter=counter, **options
-        )
-
-    async def ask(self, question: Question = QUESTION) -> list[Event]:
-        return [event async for event in self.client.ask(question)]
-
-    async def __aenter__(self) -> "Buyer":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.client.close()
-        self.store.close()
 
 
 async def test_answer_is_paid_to_the_unit(stack: ProviderStack, tmp_path: Path, counter: PromptCounter) -> None:
@@ -205,25 +137,6 @@ ERROR = "data: " + json.dumps({"error": {"message": "out of memory"}})
 SPEAKS = PROMPT * PRICE_IN + 3 * PRICE_OUT
 
 
-@asynccontextmanager
-async def hostile(
-    folder: Path, counter: PromptCounter | None, provider: HostileProvider, **options: Any
-) -> AsyncIterator[Buyer]:
-    deposit = options.pop("deposit", DEPOSIT)
-    record = options.pop("record", {})
-    lease = make_lease(make_offer().terms, deposit=deposit)
-    async with (
-        serve(provider.app()) as url,
-        Buyer(folder, replace(record_of(lease, url), **record), lambda: int(time.time()), counter, **options) as buyer,
-    ):
-        yield buyer
-
-
-def cumulative(buyer: Buyer) -> int:
-    highest = buyer.store.highest_voucher(buyer.lease_id)
-    return highest.message.cumulative if highest else -1
-
-
 @pytest.mark.parametrize(
     ("lie", "error", "words"),
     [
@@ -247,7 +160,7 @@ async def test_lies_are_noticed(
     async with hostile(tmp_path, counter, HostileProvider(PROMPT, **lie)) as buyer:
         with pytest.raises(error, match=words):
             await buyer.ask()
-        assert cumulative(buyer) <= SPEAKS
+        assert buyer.cumulative <= SPEAKS
 
 
 @pytest.mark.parametrize(
@@ -272,7 +185,7 @@ async def test_padding_is_not_paid(
         with pytest.raises(ReceiptRejected, match=words):
             await buyer.ask(replace(QUESTION, stop=stop))
         await buyer.client.close()
-        assert cumulative(buyer) == 0
+        assert buyer.cumulative == 0
         lease_id = buyer.lease_id
         assert buyer.store.state(lease_id, 0) is RequestState.DISPUTED
         assert buyer.store.promised(lease_id) == 0
@@ -283,7 +196,7 @@ async def test_padding_is_not_paid(
 async def test_honest_stand_in_is_accepted(tmp_path: Path, counter: PromptCounter) -> None:
     async with hostile(tmp_path, counter, HostileProvider(PROMPT)) as buyer:
         assert isinstance((await buyer.ask())[-1], End)
-        assert cumulative(buyer) == SPEAKS
+        assert buyer.cumulative == SPEAKS
 
 
 async def test_stopped_answer_is_paid_to_the_token(
@@ -303,16 +216,25 @@ async def test_stopped_answer_is_paid_to_the_token(
     assert account.cumulative == account.served
 
 
-@pytest.mark.parametrize("details", [{"credit_cap": "1000000"}, {}, {"credit_cap": "much"}])
-async def test_a_prompt_within_the_credit_cap_is_not_prepaid(
+async def test_a_prompt_within_the_credit_cap_is_not_prepaid(tmp_path: Path, counter: PromptCounter) -> None:
+    provider = HostileProvider(PROMPT, refusal=(RefusalCode.PREPAY, {"credit_cap": str(PROMPT * PRICE_IN)}))
+    async with hostile(tmp_path, counter, provider) as buyer:
+        with pytest.raises(ProviderRefused, match="prepay"):
+            await buyer.ask()
+        assert buyer.cumulative == 0
+        assert buyer.store.promised(buyer.lease_id) == 0
+    assert {seen.voucher.message.cumulative for seen in provider.seen} == {0}
+
+
+@pytest.mark.parametrize("details", [{}, {"credit_cap": "much"}])
+async def test_nothing_is_prepaid_where_no_credit_cap_is_named(
     tmp_path: Path, counter: PromptCounter, details: dict[str, str]
 ) -> None:
     provider = HostileProvider(PROMPT, refusal=(RefusalCode.PREPAY, details))
     async with hostile(tmp_path, counter, provider) as buyer:
         with pytest.raises(PrepayRejected, match="credit cap"):
             await buyer.ask()
-        assert cumulative(buyer) == 0
-        assert buyer.store.promised(buyer.lease_id) == 0
+        assert buyer.cumulative == 0
     assert len(provider.seen) == 1
 
 
@@ -322,7 +244,7 @@ async def test_prepayment_is_the_prompts_own_cost_and_never_more(tmp_path: Path,
         for _ in range(2):
             with pytest.raises(ProviderRefused):
                 await buyer.ask()
-            assert cumulative(buyer) == PROMPT * PRICE_IN
+            assert buyer.cumulative == PROMPT * PRICE_IN
     # what was prepaid and not served counts for the next request
     assert {seen.voucher.message.cumulative for seen in provider.seen} == {0, PROMPT * PRICE_IN}
 
@@ -332,7 +254,7 @@ async def test_without_tokenizer_nothing_is_prepaid(tmp_path: Path) -> None:
     async with hostile(tmp_path, None, provider, accept_unverified=True) as buyer:
         with pytest.raises(PrepayRejected, match="tokenizer"):
             await buyer.ask()
-        assert cumulative(buyer) == 0
+        assert buyer.cumulative == 0
 
 
 async def test_unpaid_does_not_lead_to_a_prepayment(tmp_path: Path, counter: PromptCounter) -> None:
@@ -340,7 +262,7 @@ async def test_unpaid_does_not_lead_to_a_prepayment(tmp_path: Path, counter: Pro
     async with hostile(tmp_path, counter, provider) as buyer:
         with pytest.raises(ProviderRefused, match="unpaid"):
             await buyer.ask()
-        assert cumulative(buyer) == 0
+        assert buyer.cumulative == 0
 
 
 @pytest.mark.parametrize("content", [None, b"no model"])
