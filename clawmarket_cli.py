@@ -6,6 +6,7 @@ import sys
 import typer
 
 PARTS = {
+    "keys": ("protocol.cli", "Make, import and look at keystores."),
     "provider": ("provider.cli", "Rent out this machine's models."),
     "consumer": ("consumer.cli", "Buy answers: leases, questions, receipts."),
 }

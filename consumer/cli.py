@@ -23,7 +23,7 @@ from protocol.money import TOKENS, Money
 PASSWORD_VARIABLE = "CLAWMARKET_PASSWORD"  # noqa: S105 - the variable's name
 app = typer.Typer(help="Buy answers: deposits, leases, questions.", no_args_is_help=True)
 
-ConfigOption = Annotated[Path, typer.Option("--config", help="The consumer's TOML file.")]
+ConfigOption = Annotated[Path, typer.Option("--config", envvar="CLAWMARKET_CONSUMER", help="The consumer's TOML file.")]
 PasswordFileOption = Annotated[Path | None, typer.Option("--password-file", help="File with the keystores' password.")]
 LeaseOption = Annotated[str, typer.Option("--lease", help="The lease id or its start; by default the newest.")]
 

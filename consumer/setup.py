@@ -1,0 +1,66 @@
+"""The consumer's configuration and account, made once: `clawmarket consumer init`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from consumer.exceptions import ConfigUnusable
+from consumer.tokenizer import PromptCounter
+from protocol import keystore
+from protocol.chain import deployments
+from protocol.chain.client import ChainClient
+from protocol.keystore import SCRYPT_N, Password
+
+CONFIG_FILE = "consumer.toml"
+
+
+@dataclass(frozen=True)
+class SetupPlan:
+    """What to make: without `owner` a new key, without `tokenizer` a consumer that trusts the provider's counts."""
+
+    folder: Path
+    rpc: str
+    deployment: Path
+    tokenizer: Path | None = None
+    owner: Path | None = None
+    scrypt_n: int = SCRYPT_N
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What came of it: the configuration file and the owner's address."""
+
+    config: Path
+    owner: str
+
+
+def set_up(plan: SetupPlan, password: Password) -> Setup:
+    """Checks everything, then writes. Raises ConfigUnusable, TokenizerUnusable, ChainError, KeystoreError."""
+    config = plan.folder / CONFIG_FILE
+    if config.exists():
+        raise ConfigUnusable(f"{config} exists: use or edit it, or choose another folder")
+    with ChainClient([plan.rpc], deployments.load_file(plan.deployment)) as client:
+        client.check_deployment()
+    if plan.tokenizer:
+        PromptCounter(plan.tokenizer).close()
+    key = plan.owner or plan.folder / "owner.json"
+    if plan.owner is None and not key.exists():
+        keystore.create(key, password, scrypt_n=plan.scrypt_n)
+    owner = keystore.load(key, password).address
+    lines = [f"rpc = [{_quoted(plan.rpc)}]", f"deployment = {_quoted(plan.deployment.resolve())}"]
+    lines.append(f"owner_key = {_quoted(key.resolve())}")
+    if plan.tokenizer:
+        lines.append(f"tokenizer = {_quoted(plan.tokenizer.resolve())}")
+    else:
+        lines.append("accept_unverified = true  # pays what the provider says it counted")
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigUnusable(f"{config} cannot be written: {error.strerror}") from error
+    return Setup(config, owner)
+
+
+def _quoted(value: str | Path) -> str:
+    """A TOML basic string."""
+    return json.dumps(str(value), ensure_ascii=False)

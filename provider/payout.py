@@ -1,0 +1,81 @@
+"""What a provider has earned, and paying it out to its owner. Amounts in token base units."""
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from protocol import keystore
+from protocol.chain import deployments
+from protocol.chain.client import ChainClient
+from protocol.chain.sender import SenderPolicy, TransactionSender
+from protocol.keystore import Password
+from protocol.money import CLAW, USDC, Money, Token
+from protocol.typed_data import Domain
+from provider.config import Config
+from provider.exceptions import ConfigError
+from provider.owner import Owner
+
+TOKEN_CONTRACTS = {USDC: "TestUSDC", CLAW: "ClawToken"}
+
+
+@dataclass(frozen=True)
+class TokenEarnings:
+    """`held` is the bond until it matures, `free` is ready to collect, `account` to withdraw."""
+
+    token: Token
+    address: str
+    held: int
+    free: int
+    account: int
+
+    def __str__(self) -> str:
+        held, free, account = (Money(units, self.token).format() for units in (self.held, self.free, self.account))
+        return f"{self.token.symbol}: held {held}, matured {free}, in the account {account}"
+
+
+def earnings(config: Config) -> list[TokenEarnings]:
+    """One entry for each payment token. Raises ChainError."""
+    with _client(config) as client:
+        return _read(client, config.provider.id)
+
+
+def withdraw(config: Config, owner_key: Path, password: Password, to: str | None = None) -> list[Money]:
+    """Collects what has matured and pays out the owner's whole account, in every token; returns what was paid.
+
+    Raises ConfigError if the key is not the provider's owner, ChainError, KeystoreError.
+    """
+    signer = keystore.load(owner_key, password)
+    provider = config.provider.id
+    paid = []
+    with _client(config) as client:
+        client.check_deployment()
+        registered = client.get(client.reads.owner_of(provider))
+        if registered != signer.address:
+            raise ConfigError(f"provider {provider} belongs to {registered}, {owner_key} holds {signer.address}")
+        config.provider.data.mkdir(parents=True, exist_ok=True)
+        path = config.provider.data / "owner.sqlite"
+        with TransactionSender(client, signer, path, SenderPolicy(poll_s=0.2)) as sender:
+            domain = Domain(client.deployment.chain_id, client.deployment.address("LeaseEscrow"))
+            owner = Owner(client, sender, domain)
+            for found in _read(client, provider):
+                if found.free:
+                    owner.collect(secrets.token_hex(8), provider, found.address)
+                amount = client.account(signer.address, found.address)
+                if amount:
+                    owner.withdraw(secrets.token_hex(8), found.address, amount, to or signer.address)
+                    paid.append(Money(amount, found.token))
+    return paid
+
+
+def _client(config: Config) -> ChainClient:
+    return ChainClient(config.chain.rpc, deployments.load_file(config.chain.deployment))
+
+
+def _read(client: ChainClient, provider: int) -> list[TokenEarnings]:
+    owner = client.get(client.reads.owner_of(provider))
+    found = []
+    for token, contract in TOKEN_CONTRACTS.items():
+        address = client.deployment.address(contract)
+        earned, account = client.read([client.reads.earnings(provider, address), client.reads.account(owner, address)])
+        found.append(TokenEarnings(token, address, earned.held, earned.free, account))
+    return found
