@@ -31,12 +31,13 @@ PLAIN = (*PYTEST, "-p", "no:ape_test", "-p", "no:boa_test")
 
 @dataclass(frozen=True)
 class Suite:
-    """One pytest run over folders or files under tests/; `fast`: part of `make test-fast`."""
+    """One pytest run over folders or files under tests/; `fast`: in `make test-fast` too; `gate` must pass after it."""
 
     name: str
     command: tuple[str, ...]
     paths: tuple[str, ...]
     fast: bool = True
+    gate: tuple[str, ...] = ()
 
     def files(self) -> set[Path]:
         found: set[Path] = set()
@@ -75,13 +76,23 @@ class Tally:
 def partitions() -> list[Partition]:
     """All of them; those of parts that do not exist yet are empty and dropped by the caller."""
     set_files = tuple(sorted(f"contracts/{file.name}" for file in (TESTS / "contracts").glob("test_*.py")))
+    machines = ("contracts/boa/test_escrow_invariants.py", "contracts/boa/test_staking_invariants.py")
+    boa_files = tuple(sorted(f"contracts/boa/{file.name}" for file in (TESTS / "contracts/boa").glob("test_*.py")))
+    coverage_file = "--rcfile=tests/contracts/coverage.ini"
     return [
         Partition(
             "contracts",
             9,
             (
                 Suite("contracts-set", PLAIN, set_files, fast=False),
-                Suite("contracts-boa", (*PYTEST, "-p", "no:ape_test"), ("contracts/boa",), fast=False),
+                Suite("contracts-machines", (*PYTEST, "-p", "no:ape_test"), machines, fast=False),
+                Suite(
+                    "contracts-boa",
+                    ("coverage", "run", coverage_file, "-m", "pytest", "-p", "no:ape_test"),
+                    tuple(file for file in boa_files if file not in machines),
+                    fast=False,
+                    gate=("coverage", "report", coverage_file),
+                ),
                 Suite("contracts-ape", ("ape", "test"), ("contracts/ape",), fast=False),
             ),
         ),
@@ -129,6 +140,10 @@ def run_suite(suite: Suite, markers: str, profile: str, *, may_be_empty: bool) -
         elif status != 0 and tally.failed == 0:
             print(f"{suite.name}: ended with status {status} and no failed test", file=output)
             tally.failed = 1
+        elif suite.gate and tally.passed and not may_be_empty:
+            tally.failed += (
+                subprocess.run(suite.gate, cwd=ROOT, stdout=output, stderr=output, check=False).returncode != 0
+            )
     return Result(tally, time.monotonic() - start, log)
 
 

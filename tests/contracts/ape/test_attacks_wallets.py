@@ -106,7 +106,8 @@ def test_open_lease__wallet_that_burns_gas__costs_the_same_however_much_is_offer
     wallet = wallet_of("GasBurnerWallet")
     results = [open_within(market, wallet, gas) for gas in (2_000_000, 25_000_000)]
     assert [opened for opened, _ in results] == [False, False]
-    assert results[0] == results[1]
+    # The two requests differ in their deadlines' bytes, which calldata pays by the byte.
+    assert abs(results[0][1] - results[1][1]) < 1_000
     assert CHECK_GAS < results[0][1] < CHECK_GAS + OPEN_GAS
 
 
