@@ -19,13 +19,18 @@ from consumer.exceptions import (
     ReceiptRejected,
     TokenizerUnusable,
 )
+from consumer.node_keys import FOREVER
 from consumer.records import RequestState
 from consumer.tokenizer import PromptCounter
+from protocol.chain.exceptions import RpcUnavailable
+from protocol.chain.views import KeyRecord
 from protocol.headers import RefusalCode
+from protocol.signing import Signer
 from protocol.stream import StreamToken, encode_line
 from tests.consumer.buyer import MESSAGES, PROMPT, QUESTION, Buyer, hostile, record_of
 from tests.consumer.hostile_provider import PRICE_IN, PRICE_OUT, HostileProvider, spelled
 from tests.support.provider_stack import (
+    PROVIDER,
     SESSION,
     ProviderStack,
     make_lease,
@@ -197,6 +202,45 @@ async def test_honest_stand_in_is_accepted(tmp_path: Path, counter: PromptCounte
     async with hostile(tmp_path, counter, HostileProvider(PROMPT)) as buyer:
         assert isinstance((await buyer.ask())[-1], End)
         assert buyer.cumulative == SPEAKS
+
+
+async def test_a_rotated_node_key_is_found_out_and_kept(tmp_path: Path, counter: PromptCounter) -> None:
+    new = Signer(b"\x12" * 32)
+
+    def lookup(key: str) -> KeyRecord:
+        return KeyRecord(PROVIDER, 0, FOREVER) if key == new.address else KeyRecord(0, 0, 0)
+
+    async with hostile(tmp_path, counter, HostileProvider(PROMPT, signer=new), key_lookup=lookup) as buyer:
+        assert isinstance((await buyer.ask())[-1], End)
+        assert buyer.store.lease(buyer.lease_id).node_key == new.address
+
+
+async def test_a_key_that_is_not_the_providers_is_not_paid(tmp_path: Path, counter: PromptCounter) -> None:
+    def lookup(_: str) -> KeyRecord:
+        return KeyRecord(PROVIDER + 1, 0, FOREVER)
+
+    async with hostile(tmp_path, counter, HostileProvider(PROMPT), key_lookup=lookup) as buyer:
+        with pytest.raises(ReceiptRejected, match="node key"):
+            await buyer.ask()
+        await buyer.client.close()
+        assert (buyer.cumulative, buyer.store.promised(buyer.lease_id)) == (0, 0)
+
+
+async def test_a_receipt_waits_for_a_registry_that_cannot_be_asked(tmp_path: Path, counter: PromptCounter) -> None:
+    new, answers = Signer(b"\x12" * 32), [False]
+
+    def lookup(_: str) -> KeyRecord:
+        if not answers[0]:
+            raise RpcUnavailable("no RPC endpoint answers")
+        return KeyRecord(PROVIDER, 0, FOREVER)
+
+    async with hostile(tmp_path, counter, HostileProvider(PROMPT, signer=new), key_lookup=lookup) as buyer:
+        with pytest.raises(ProviderFailed, match="registry cannot be asked"):
+            await buyer.ask()
+        answers[0] = True
+        await buyer.client.resolve()
+        await buyer.client.close()
+        assert (buyer.cumulative, buyer.store.promised(buyer.lease_id)) == (SPEAKS, 0)
 
 
 async def test_stopped_answer_is_paid_to_the_token(

@@ -1,0 +1,100 @@
+"""A gateway process for tests: asks once under a lease, and kills itself at a transaction a test names.
+
+    python -m tests.consumer.dying_gateway <folder> <time shift in s> <number of the transaction, 0 for none> <moment>
+
+`moment` is `before` the transaction's commit or `after` it. Every signature is noted in `signed` before it is used.
+The last line of the output is the number of transactions.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from consumer.client import LeaseClient, Question
+from consumer.exceptions import ConsumerError
+from consumer.records import LeaseRecord
+from consumer.store import Store
+from consumer.tokenizer import PromptCounter
+from protocol.signing import Signature, Signer
+from protocol.typed_data import Domain, Message, Voucher
+from tests.support.provider_stack import DOMAIN, SESSION
+
+QUESTION = Question([{"role": "user", "content": "hello"}], max_tokens=20, temperature=0)
+
+
+class DyingStore(Store):
+    """Ends its process with SIGKILL at the chosen transaction."""
+
+    def __init__(self, path: Path, domain: Domain, last: int, moment: str) -> None:
+        self.count = 0
+        self._last = 0
+        super().__init__(path, domain)
+        self.count = 0
+        self._last = last
+        self._moment = moment
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self.count += 1
+        is_last = self.count == self._last
+        with super()._transaction():
+            yield
+            if is_last and self._moment == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+        if is_last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class NotingSigner(Signer):
+    """Notes each voucher on disk before it gives out the signature."""
+
+    path: Path
+
+    def sign(self, domain: Domain, message: Message) -> Signature:
+        assert isinstance(message, Voucher)
+        with self.path.open("a") as file:
+            file.write(json.dumps({"cumulative": message.cumulative, "context": message.context.hex()}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return super().sign(domain, message)
+
+
+async def _run(folder: Path, shift: int, store: DyingStore, record: LeaseRecord) -> None:
+    counter = PromptCounter(Path((folder / "model").read_text()))
+    signer = NotingSigner(SESSION.private_key)
+    signer.path = folder / "signed"
+    client = LeaseClient(
+        domain=DOMAIN,
+        store=store,
+        record=record,
+        signer=signer,
+        now=lambda: int(time.time()) + shift,
+        counter=counter,
+    )
+    try:
+        async for _ in client.ask(QUESTION):
+            pass
+    except ConsumerError as error:
+        print(error)
+    finally:
+        await client.close()
+        counter.close()
+
+
+def main() -> None:
+    """One question."""
+    folder, shift, last, moment = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    store = DyingStore(folder / "consumer.sqlite", DOMAIN, last, moment)
+    asyncio.run(_run(folder, shift, store, LeaseRecord.from_json((folder / "lease").read_text())))
+    store.close()
+    print(store.count)
+
+
+if __name__ == "__main__":
+    main()
