@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from protocol import keystore
 from protocol.chain import deployments
 from protocol.chain.client import ChainClient
 from scripts.deployment.artifacts import CONTRACTS
@@ -22,7 +23,12 @@ DOCUMENTS = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 REFUSALS = """
 ! clawmarket provider withdraw --owner "$WORK/consumer/owner.json"
 clawmarket provider withdraw --owner "$WORK/owner.json"
-! ape run fund --network "$RPC" --folder "$WORK" "$CONSUMER=1 XYZ"
+"""
+ROTATION = """
+clawmarket provider rotate-key --owner "$WORK/owner.json"
+clawmarket provider run 2>"$WORK/rotated.log" &
+until grep "serves on" "$WORK/rotated.log"; do sleep 1; done
+kill $! && wait $!
 """
 
 
@@ -67,7 +73,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
     surroundings = environment(folder)
     commands = blocks(section(SESSION), "sh")
     with hold_engine_slots(1), session(folder, surroundings) as running:
-        running.start("\n".join(commands[:-1]) + REFUSALS, commands[-1])
+        stop_worker, stop_chain = commands[-1].splitlines()
+        running.start("\n".join(commands[:-1]) + REFUSALS, stop_worker + ROTATION + stop_chain)
         deployment = deployments.load_file(folder / "work" / "31337.json")
         with ChainClient([f"http://127.0.0.1:{surroundings['RPC_PORT']}"], deployment) as client:
 
@@ -106,10 +113,19 @@ def test_session__shown_output__was_printed(ended: Ended) -> None:
     assert [line for line in promised if not matches(line, output)] == []
 
 
+def test_rotate_key__worker_stopped__serves_with_the_new_key(ended: Ended) -> None:
+    node, rotated = re.findall(r"node key (?:is now )?(0x[0-9a-fA-F]{40})", ended.output)
+    work = re.search(r"wrote (\S+)/31337\.json", ended.output)
+    assert work
+    provider = Path(work[1]) / "provider"
+    assert keystore.address(provider / "node.json") == rotated != node
+    assert keystore.address(provider / f"node.{node[2:10].lower()}.json") == node
+    assert "serves on" in (Path(work[1]) / "rotated.log").read_text()
+
+
 def test_session__wrong_use__is_refused_with_a_reason(ended: Ended) -> None:
     assert "error: provider 1 belongs to" in ended.output
     assert "nothing has matured yet" in ended.output
-    assert "unknown or unexpected token 'XYZ'" in ended.output
     assert "Traceback" not in ended.output
 
 

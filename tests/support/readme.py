@@ -80,7 +80,7 @@ class Session:
         """Lets the rest run; returns the exit code."""
         assert self._process is not None
         self._gate.write_text("\n")
-        return self._process.wait(60)
+        return self._process.wait(150)
 
     def processes(self) -> list[int]:
         """Every process of this session that still runs."""
