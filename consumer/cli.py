@@ -10,7 +10,7 @@ import typer
 
 from consumer.client import End, LeaseClient, Question, Text
 from consumer.config import ConsumerConfig
-from consumer.exceptions import ConsumerError, ProviderFailed
+from consumer.exceptions import ConsumerError, OfferMismatch, ProviderFailed
 from consumer.lease import LeaseWish
 from consumer.offers import fetch_offer
 from consumer.session import TOKEN_CONTRACTS, Session, new_key
@@ -108,7 +108,10 @@ def open_lease(
     """Open a lease with a session key of its own."""
     with _session(config, password_file) as session:
         found = fetch_offer(session.client, endpoint.rstrip("/"), provider, offer)
-        wish = LeaseWish(Money.parse(amount).units, duration_s=int(days * 86_400))
+        money = Money.parse(amount)
+        if session.client.deployment.address(TOKEN_CONTRACTS[money.token.symbol]) != found.terms.token:
+            raise OfferMismatch(f"the offer is not priced in {money.token.symbol}: give an amount in its token")
+        wish = LeaseWish(money.units, duration_s=int(days * 86_400))
         with session.sender() as sender:
             request, record = session.leases.prepare(session.owner.address, found, endpoint.rstrip("/"), wish)
             session.leases.open(sender, request)

@@ -5,7 +5,7 @@ ConsumerError
 ├── OfferMismatch     a provider's offer is not what the registry says
 ├── StoreError        the local records cannot be used or belong to another deployment
 ├── TokenizerUnusable a model file cannot be used for counting tokens, or none is given
-├── AccountTooLow     the account in the escrow does not cover a new lease
+├── AccountTooLow     the account or the wallet does not cover a lease, deposit or withdrawal
 ├── LeaseExhausted    the deposit does not cover the request any more
 ├── ProviderRefused   the provider refused a request; `code` says why
 ├── ProviderFailed    the provider could not be reached, or broke off
@@ -35,7 +35,7 @@ class TokenizerUnusable(ConsumerError):  # noqa: N818
 
 
 class AccountTooLow(ConsumerError):  # noqa: N818
-    """The account cannot fund a lease."""
+    """The account or the wallet holds too little; nothing was sent."""
 
 
 class LeaseExhausted(ConsumerError):  # noqa: N818

@@ -2,7 +2,9 @@
 
 from eth_abi.abi import encode
 
+from consumer.exceptions import AccountTooLow
 from protocol.chain.client import ChainClient
+from protocol.chain.exceptions import ContractReverted
 from protocol.chain.sender import Outcome, TransactionSender
 from protocol.hashing import keccak, word
 from protocol.signing import Signature, Signer
@@ -23,7 +25,10 @@ class Funds:
         self._escrow = client.deployment.address("LeaseEscrow")
 
     def deposit(self, key: str, token_contract: str, amount: int) -> Outcome:
-        """Deposits with an EIP-2612 permit in one transaction; `key` names this deposit. Raises ChainError."""
+        """Deposits with an EIP-2612 permit in one transaction; `key` names this deposit.
+
+        Raises AccountTooLow when nothing was sent for want of tokens, ChainError.
+        """
         token = self._client.deployment.address(token_contract)
         deadline = self._client.head().timestamp + PERMIT_LIFETIME_S
         permit = self._sign_permit(token_contract, token, amount, deadline)
@@ -37,12 +42,32 @@ class Funds:
             permit.r.to_bytes(32, "big"),
             permit.s.to_bytes(32, "big"),
         )
-        return self._sender.execute(f"deposit:{key}", self._escrow, data, timeout=TIMEOUT_S)
+        try:
+            return self._sender.execute(f"deposit:{key}", self._escrow, data, timeout=TIMEOUT_S)
+        except ContractReverted as error:
+            wallet = self._client.get(self._client.reads.view(token_contract, "balanceOf", self._owner.address))
+            if wallet >= amount:
+                raise
+            raise AccountTooLow(
+                f"the wallet {self._owner.address} holds {wallet} base units of {token}, the deposit takes {amount}: "
+                f"send {amount - wallet} more to it, or deposit less"
+            ) from error
 
     def withdraw(self, key: str, token: str, amount: int, to: str) -> Outcome:
-        """Pays out of the account; `key` names this withdrawal. Raises ChainError."""
+        """Pays out of the account; `key` names this withdrawal.
+
+        Raises AccountTooLow when nothing was sent for want of tokens, ChainError.
+        """
         data = self._client.encode("LeaseEscrow", "withdraw", token, amount, to)
-        return self._sender.execute(f"withdraw:{key}", self._escrow, data, timeout=TIMEOUT_S)
+        try:
+            return self._sender.execute(f"withdraw:{key}", self._escrow, data, timeout=TIMEOUT_S)
+        except ContractReverted as error:
+            if (free := self.balance(token)) >= amount:
+                raise
+            raise AccountTooLow(
+                f"escrow: account too low: it holds {free} base units of {token}: withdraw at most that, or close "
+                "and release leases first"
+            ) from error
 
     def balance(self, token: str) -> int:
         """What is free in the account."""

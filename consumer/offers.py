@@ -79,5 +79,5 @@ def _get(url: str) -> dict[str, Any]:
             raise ProviderFailed(f"{url} sent more than {MAX_OFFER_BYTES} bytes")
         content: dict[str, Any] = answer.json()
     except (httpx.HTTPError, ValueError) as error:
-        raise ProviderFailed(f"{url}: {error}") from error
+        raise ProviderFailed(f"no usable offer from {url} ({error}): check the address, or try later") from error
     return content

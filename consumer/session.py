@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from consumer.client import LeaseClient
 from consumer.config import ConsumerConfig
-from consumer.exceptions import StoreError
+from consumer.exceptions import ConfigUnusable, StoreError
 from consumer.funds import Funds
 from consumer.lease import Leases
 from consumer.records import LeaseRecord
@@ -28,9 +28,14 @@ class Session:
     """Building it reads and checks; nothing is sent."""
 
     def __init__(self, config: ConsumerConfig, password: Password, scrypt_n: int = SCRYPT_N) -> None:
-        """Raises ChainError, StoreError, KeystoreError."""
+        """Raises ConfigUnusable, ChainError, StoreError."""
         deployment = deployments.load_file(config.deployment)
-        config.data.mkdir(parents=True, exist_ok=True)
+        try:
+            config.data.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigUnusable(
+                f"the data folder {config.data} cannot be made ({error.strerror}): choose another folder"
+            ) from error
         self._config = config
         self._password = password
         self.client = ChainClient(config.rpc, deployment)
