@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -110,6 +111,16 @@ def test_engine_slots__both_taken__third_waits(tmp_path: Path, monkeypatch: pyte
     output, _ = other.communicate(timeout=30)
     assert output == b"in\n"
     assert other.returncode == 0
+
+
+def test_engine_slots__taken_again_by_their_holder__do_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with hold_engine_slots(1), hold_engine_slots(2), hold_engine_slots(1):
+        pass
+    with hold_engine_slots(2):
+        assert (tmp_path / f"clawmarket-engines-{os.getuid()}").is_dir()
 
 
 def test_engine_slots__more_than_there_are__is_refused() -> None:
