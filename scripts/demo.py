@@ -416,12 +416,18 @@ def run(world: World, processes: Processes, rpc: str, deployment: Path, model: P
             "consumer", f"opened lease 0x{record.lease_id.hex()[:16]}… with {usdc(LEASE)} and a session key of its own"
         )
 
-        clock = MarketClock()
+        clock = MarketClock.of(client.deployment.profile)
         clock.update(client.head().timestamp)
         session = leases.session_key(record)
         counter = PromptCounter(model)
         lease_client = LeaseClient(
-            domain=world.domain, store=store, record=record, signer=session, now=clock.now, counter=counter
+            domain=world.domain,
+            store=store,
+            record=record,
+            signer=session,
+            now=clock.now,
+            counter=counter,
+            key_lookup=lambda key: client.get(client.reads.key_record(key)),
         )
         end = asyncio.run(ask(world, lease_client, question))
         counter.close()
