@@ -55,7 +55,7 @@ def create_app(service: InferenceService) -> FastAPI:
 
     @app.get("/healthz")
     async def health() -> Response:
-        ready = service.engine.is_ready
+        ready = service.backends.is_ready()
         return JSONResponse({"ready": ready, "provider": service.provider}, 200 if ready else 503)
 
     @app.get("/v1/models")

@@ -18,8 +18,8 @@ from protocol.headers import SEQ_WINDOW, Exposure, RefusalCode, RequestContext, 
 from protocol.ids import canonical_body, request_hash
 from protocol.signing import Signer
 from protocol.typed_data import Domain, Receipt, Voucher
+from provider.backend import Backend, Backends, Done, Generation, GenerationRequest, Hold, Prompt, Token
 from provider.chat import ChatRequest
-from provider.engine.client import Done, EngineClient, Generation, GenerationRequest, Token
 from provider.engine.errors import EngineError, GenerationError
 from provider.exceptions import LedgerError, Refusal
 from provider.exposure import CreditPolicy, LeaseExposure, OwnerExposure
@@ -115,7 +115,7 @@ class InferenceService:
         ledger: Ledger,
         leases: LeaseCache,
         offers: OfferBook,
-        engine: EngineClient,
+        backends: Backends,
         clock: Clock,
         settings: ServiceSettings,
     ) -> None:
@@ -124,7 +124,7 @@ class InferenceService:
         self.ledger = ledger
         self.leases = leases
         self.offers = offers
-        self.engine = engine
+        self.backends = backends
         self.clock = clock
         self.settings = settings
         self._signer = signer
@@ -199,23 +199,29 @@ class InferenceService:
         caps = offer.document["caps"]
         if len(body) > caps["max_body_bytes"]:
             raise Refusal(RefusalCode.CAPS, f"the terms allow bodies of {caps['max_body_bytes']} bytes")
-        messages = [message.plain() for message in chat.messages]
-        prompt_tokens = await self._count(messages)
-        max_tokens = self._max_tokens(offer, chat, prompt_tokens, context.max_cost)
-        request = GenerationRequest(
-            messages=messages,
-            max_tokens=max_tokens,
-            temperature=chat.temperature,
-            top_p=chat.top_p,
-            seed=chat.seed,
-            stop=chat.stops(),
-            cache_key=lease.lease_id.hex(),
-        )
-        async with self._admission.setdefault(lease.owner, asyncio.Lock()):
-            active = await self._admit(signed, context, lease, offer, prompt_tokens)
+        hold = await self._acquire(offer)
+        try:
+            prompt = Prompt(messages=[message.plain() for message in chat.messages])
+            prompt_tokens = await self._count(hold.backend, prompt)
+            max_tokens = self._max_tokens(hold.backend, offer, chat, prompt_tokens, context.max_cost)
+            request = GenerationRequest(
+                prompt=prompt,
+                max_tokens=max_tokens,
+                temperature=chat.temperature,
+                top_p=chat.top_p,
+                seed=chat.seed,
+                stop=chat.stops(),
+                cache_key=lease.lease_id.hex(),
+            )
+            async with self._admission.setdefault(lease.owner, asyncio.Lock()):
+                active = await self._admit(signed, context, lease, offer, hold.backend, prompt_tokens)
+        except BaseException:
+            hold.release()
+            raise
         task = asyncio.create_task(active.run(request))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: hold.release())
         return active
 
     async def accept_voucher(self, signed: Signed[Voucher]) -> LeaseExposure:
@@ -327,17 +333,23 @@ class InferenceService:
             )
         return offer
 
-    async def _count(self, messages: list[dict[str, str]]) -> int:
+    async def _acquire(self, offer: Offer) -> Hold:
         try:
-            return await self.engine.count(messages)
+            return await self.backends.acquire(offer)
         except EngineError as error:
             raise _as_refusal(error) from error
 
-    def _max_tokens(self, offer: Offer, chat: ChatRequest, prompt_tokens: int, max_cost: int) -> int:
+    async def _count(self, backend: Backend, prompt: Prompt) -> int:
+        try:
+            return await backend.count(prompt)
+        except EngineError as error:
+            raise _as_refusal(error) from error
+
+    def _max_tokens(self, backend: Backend, offer: Offer, chat: ChatRequest, prompt_tokens: int, max_cost: int) -> int:
         caps: dict[str, int] = offer.document["caps"]
-        room = int(self.engine.model["context"]) - prompt_tokens
+        room = backend.context - prompt_tokens
         if prompt_tokens > caps["max_units_in"] or room < 1:
-            allowed = min(caps["max_units_in"], int(self.engine.model["context"]) - 1)
+            allowed = min(caps["max_units_in"], backend.context - 1)
             raise Refusal(
                 RefusalCode.CAPS, f"the prompt has {prompt_tokens} tokens, {allowed} are allowed", param="messages"
             )
@@ -352,7 +364,13 @@ class InferenceService:
         return min(chat.limit() or caps["max_units_out"], caps["max_units_out"], room, affordable)
 
     async def _admit(
-        self, signed: Signed[Voucher], context: RequestContext, lease: Lease, offer: Offer, prompt_tokens: int
+        self,
+        signed: Signed[Voucher],
+        context: RequestContext,
+        lease: Lease,
+        offer: Offer,
+        backend: Backend,
+        prompt_tokens: int,
     ) -> "ActiveRequest":
         exposure = await self.exposure(lease)
         if len(exposure.running) >= offer.document["caps"]["max_concurrent"]:
@@ -378,7 +396,7 @@ class InferenceService:
         meter = Meter(
             offer.terms, lease.lease_id, context.seq, context.request_hash, offer.fingerprint, context.max_cost
         )
-        active = ActiveRequest(self, exposure, meter, prompt_tokens)
+        active = ActiveRequest(self, backend, exposure, meter, prompt_tokens)
         self._running[lease.lease_id, context.seq] = active
         return active
 
@@ -391,8 +409,16 @@ class InferenceService:
 class ActiveRequest:
     """One admitted request: its task produces events, the HTTP surface consumes them."""
 
-    def __init__(self, service: InferenceService, exposure: LeaseExposure, meter: Meter, prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        service: InferenceService,
+        backend: Backend,
+        exposure: LeaseExposure,
+        meter: Meter,
+        prompt_tokens: int,
+    ) -> None:
         self._service = service
+        self._backend = backend
         self._exposure = exposure
         self._open = exposure.begin(meter.seq, meter.max_cost, prompt_cost(meter.terms, prompt_tokens))
         self._events: asyncio.Queue[Event] = asyncio.Queue()
@@ -451,7 +477,7 @@ class ActiveRequest:
             self._events.put_nowait(Finished(reason, text, failure))
 
     async def _generate(self, request: GenerationRequest) -> Done:
-        generation = await self._service.engine.generate(request)
+        generation = await self._backend.generate(request)
         watcher = asyncio.create_task(self._cancel_when_abandoned(generation))
         try:
             return await self._consume(generation)

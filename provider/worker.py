@@ -17,6 +17,7 @@ from protocol.chain.client import ChainClient
 from protocol.chain.clock import MarketClock
 from protocol.chain.sender import SenderPolicy, TransactionSender
 from protocol.keystore import Password
+from protocol.models import ModelEntry
 from protocol.typed_data import Domain
 from provider.anchoring import Anchoring
 from provider.app import create_app
@@ -29,6 +30,7 @@ from provider.ledger import Ledger
 from provider.limits import TokenBucket
 from provider.market import Market
 from provider.model_card import describe_model
+from provider.models.pool import ModelPool
 from provider.offers import OfferBook
 from provider.releasing import Releasing
 from provider.service import InferenceService, ServiceSettings
@@ -57,13 +59,14 @@ class Worker:
         data = config.provider.data
         data.mkdir(parents=True, exist_ok=True)
         offers = OfferBook(data / OFFERS_FOLDER)
-        _check_model(offers, config.engine.model)
+        model = _check_model(offers, config.engine.model)
         clock = MarketClock.of(deployment.profile)
         self.market = Market(self.client, clock)
         self.sender = TransactionSender(self.client, self._operator, data / SENDER_FILE, SenderPolicy(poll_s=0.2))
-        self.engine = EngineClient(
-            EngineSettings(config.engine.model, config.engine.threads, config.engine.parallel, config.engine.context)
+        settings = EngineSettings(
+            config.engine.model, config.engine.threads, config.engine.parallel, config.engine.context
         )
+        self.models = ModelPool({model.gguf_sha256: EngineClient(settings)})
         serving = config.serving
         self.service = InferenceService(
             domain=self.domain,
@@ -74,7 +77,7 @@ class Worker:
                 self.market.lease, serving.lease_ttl_s, unknown_ttl_s=2.0, strangers=TokenBucket(per_s=20, burst=50)
             ),
             offers=offers,
-            engine=self.engine,
+            backends=self.models,
             clock=clock,
             settings=ServiceSettings(
                 credit=CreditPolicy(serving.credit_stranger, serving.credit_growth_bps),
@@ -107,7 +110,7 @@ class Worker:
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         await self.market.refresh()
-        await self.engine.start()
+        await self.models.start()
         interrupted = await self.service.recover()
         if interrupted:
             _log.warning("%d requests were interrupted and got their final receipts", interrupted)
@@ -119,7 +122,7 @@ class Worker:
             with contextlib.suppress(asyncio.CancelledError):
                 await ticking
             await self.service.stop()
-            await self.engine.stop()
+            await self.models.stop()
             self.sender.close()
             self.service.ledger.close()
             self.client.close()
@@ -163,13 +166,14 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _check_model(offers: OfferBook, model: Path) -> None:
+def _check_model(offers: OfferBook, model: Path) -> ModelEntry:
     if not offers.all():
         raise ConfigError("there are no offers: run `clawmarket provider init` first")
     found = describe_model(model, "model")
     for offer in offers.current():
         if offer.document["model"]["gguf_sha256"] != found.gguf_sha256:
             raise ConfigError(f"{model} is not the model file that offer {offer.offer_id} promises")
+    return found
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from provider.backend import Done, GenerationRequest, Prompt, Token
 from provider.engine import frames
 from provider.engine.errors import EngineCrashed, EngineError, EngineStartError, GenerationError
 
@@ -31,43 +32,7 @@ class EngineSettings:
     context: int = 0
 
 
-@dataclass(frozen=True)
-class GenerationRequest:
-    """One generation. `seed` None draws one; `cache_key` empty reuses nothing."""
-
-    messages: list[dict[str, Any]]
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    cache_key: str = ""
-
-
-@dataclass(frozen=True)
-class Token:
-    """One generated token; `logprob` in nats under the model before temperature, `text` what may be shown by now."""
-
-    token: int
-    text: str
-    logprob: float
-
-
-@dataclass(frozen=True)
-class Done:
-    """The end of a generation: why, the text still held back, counts in tokens, times in milliseconds."""
-
-    finish_reason: str
-    text: str
-    prompt_tokens: int
-    cached_tokens: int
-    generated_tokens: int
-    queue_ms: int
-    prompt_ms: int
-    generate_ms: int
-
-
-class Generation:
+class EngineGeneration:
     """A running request: iterate for `Token`s, ending with one `Done`; raises EngineError when it fails."""
 
     def __init__(self, client: "EngineClient", connection: "_Connection", request_id: int) -> None:
@@ -135,10 +100,10 @@ class _Connection:
         self._errors = errors
         self._reader = reader
         self._writer = writer
-        self._requests: dict[int, Generation] = {}
+        self._requests: dict[int, EngineGeneration] = {}
         self.is_open = True
 
-    def register(self, request_id: int, generation: Generation) -> None:
+    def register(self, request_id: int, generation: EngineGeneration) -> None:
         """Routes frames with this id to `generation`."""
         self._requests[request_id] = generation
 
@@ -232,29 +197,43 @@ class EngineClient:
             self._connection = None
         self._folder.cleanup()
 
-    async def count(self, messages: list[dict[str, Any]]) -> int:
-        """Tokens in the rendered prompt. Raises EngineError."""
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together."""
+        return int(self.model["context"])
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the chat template takes tools."""
+        return "tools" in self.model["chat_template"]
+
+    async def embed(self, prompts: list[Prompt]) -> list[list[float]]:  # noqa: ARG002 - mended with the next commit
+        """One vector for each prompt."""
+        raise GenerationError("bad_request", "this model does not embed")
+
+    async def count(self, prompt: Prompt) -> int:
+        """Tokens of the prompt as the model will read it. Raises EngineError."""
         connection = await self._open_connection()
         request_id = next(self._ids)
-        generation = Generation(self, connection, request_id)
+        generation = EngineGeneration(self, connection, request_id)
         connection.register(request_id, generation)
         try:
-            await connection.send({"op": "count", "id": request_id, "messages": messages})
+            await connection.send({"op": "count", "id": request_id, "messages": prompt.messages})
             return int((await generation.next_frame())["tokens"])
         finally:
             connection.forget(request_id)
 
-    async def generate(self, request: GenerationRequest) -> Generation:
+    async def generate(self, request: GenerationRequest) -> EngineGeneration:
         """Starts a generation. Raises EngineCrashed if the engine cannot be reached; later errors come by iteration."""
         connection = await self._open_connection()
         request_id = next(self._ids)
-        generation = Generation(self, connection, request_id)
+        generation = EngineGeneration(self, connection, request_id)
         connection.register(request_id, generation)
         await connection.send(
             {
                 "op": "generate",
                 "id": request_id,
-                "messages": request.messages,
+                "messages": request.prompt.messages,
                 "max_tokens": request.max_tokens,
                 "temperature": request.temperature,
                 "top_p": request.top_p,

@@ -27,6 +27,7 @@ from protocol.chain.views import KeyRecord
 from protocol.headers import RefusalCode
 from protocol.signing import Signer
 from protocol.stream import StreamToken, encode_line
+from provider.backend import Prompt
 from tests.consumer.buyer import MESSAGES, PROMPT, QUESTION, Buyer, hostile, record_of
 from tests.consumer.hostile_provider import PRICE_IN, PRICE_OUT, HostileProvider, spelled
 from tests.support.provider_stack import (
@@ -107,7 +108,7 @@ async def test_counts_are_believed_only_where_that_is_asked_for(stack: ProviderS
 
 async def test_counters_agree(stack: ProviderStack, counter: PromptCounter) -> None:
     for messages in ([{"role": "user", "content": "héllo\n日本"}], [{"role": "system", "content": ""}, *MESSAGES]):
-        assert counter.count(messages) == await stack.service.engine.count(messages) == prompt_tokens(messages)
+        assert counter.count(messages) == await stack.engine.count(Prompt(messages)) == prompt_tokens(messages)
 
 
 async def test_refusals_carry_their_code(stack: ProviderStack, tmp_path: Path, counter: PromptCounter) -> None:

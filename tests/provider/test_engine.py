@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from provider.engine.client import Done, EngineClient, EngineSettings, Generation, GenerationRequest, Token
+from provider.backend import Done, Generation, GenerationRequest, Prompt, Token
+from provider.engine.client import EngineClient, EngineSettings
 from provider.engine.errors import EngineCrashed, EngineStartError, GenerationError
 from tests.support.engine_slots import hold_engine_slots
 from tests.support.engines import tiny_model
@@ -35,7 +36,7 @@ async def collect(generation: Generation) -> tuple[list[Token], Done]:
 
 
 async def run(engine: EngineClient, text: str, max_tokens: int = 24, **options: Any) -> tuple[list[Token], Done]:
-    request = GenerationRequest(ask(text), max_tokens, **{"temperature": 0.0, **options})
+    request = GenerationRequest(Prompt(ask(text)), max_tokens, **{"temperature": 0.0, **options})
     return await collect(await engine.generate(request))
 
 
@@ -56,7 +57,7 @@ async def test_answer_has_tokens_counts_and_logprobs(engine: EngineClient) -> No
     tokens, done = await run(engine, "hello there")
     assert len(tokens) == done.generated_tokens == 24
     assert done.finish_reason == "length"
-    assert done.prompt_tokens == prompt_tokens(ask("hello there")) == await engine.count(ask("hello there"))
+    assert done.prompt_tokens == prompt_tokens(ask("hello there")) == await engine.count(Prompt(ask("hello there")))
     assert done.cached_tokens == 0
     assert all(token.logprob < 0 for token in tokens)
 
@@ -98,7 +99,9 @@ async def test_stop_string_ends_the_answer(engine: EngineClient) -> None:
 
 
 async def test_cancel_frees_the_slot(engine: EngineClient) -> None:
-    generations = [await engine.generate(GenerationRequest(ask(f"long {n}"), 200, temperature=0.0)) for n in range(4)]
+    generations = [
+        await engine.generate(GenerationRequest(Prompt(ask(f"long {n}")), 200, temperature=0.0)) for n in range(4)
+    ]
     for generation in generations:
         await generation.cancel()
     for generation in generations:
@@ -110,7 +113,7 @@ async def test_cancel_frees_the_slot(engine: EngineClient) -> None:
 async def test_pause_holds_and_resume_goes_on(engine: EngineClient) -> None:
     reference = ids(await run(engine, "pause me", 60))
     for _ in range(20):
-        generation = await engine.generate(GenerationRequest(ask("pause me"), 60, temperature=0.0))
+        generation = await engine.generate(GenerationRequest(Prompt(ask("pause me")), 60, temperature=0.0))
         await generation.pause()
         task = asyncio.create_task(collect(generation))
         await run(engine, "in the meantime", 150)
@@ -137,12 +140,12 @@ async def test_answer_ends_at_the_context(engine: EngineClient) -> None:
 
 async def test_messages_the_template_refuses_are_an_error(engine: EngineClient) -> None:
     with pytest.raises(GenerationError) as failure:
-        await engine.count([{"role": "wizard", "content": "x"}])
+        await engine.count(Prompt([{"role": "wizard", "content": "x"}]))
     assert failure.value.code == "bad_messages"
 
 
 async def test_crash_fails_the_request_and_the_engine_comes_back(engine: EngineClient) -> None:
-    generation = await engine.generate(GenerationRequest(ask("doomed"), 200, temperature=0.0))
+    generation = await engine.generate(GenerationRequest(Prompt(ask("doomed")), 200, temperature=0.0))
     await generation.pause()
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGKILL)

@@ -18,7 +18,7 @@ from protocol.headers import SEQ_WINDOW, VERSION_HEADER, Signed, parse_response_
 from protocol.merkle import response_root
 from protocol.signing import Signer
 from protocol.typed_data import Domain, digest
-from provider.engine.client import Generation, GenerationRequest
+from provider.backend import Generation, GenerationRequest
 from provider.exceptions import LedgerError
 from provider.ledger import AdmittedRequest
 from tests.support.provider_stack import DOMAIN, NODE, ProviderStack, make_offer, provider_stack
@@ -319,11 +319,11 @@ async def test_engine_crash_ends_the_request_clearly(stack: ProviderStack, gatew
     lease = stack.add_lease()
     prepared, answer = prepare(lease.lease_id, body=chat_body(max_tokens=200), max_cost=20_000), Received()
     async for _ in gateway.lines(prepared, answer):
-        if len(answer.tokens) == 1 and stack.service.engine.pid:
-            os.kill(stack.service.engine.pid, signal.SIGKILL)
+        if len(answer.tokens) == 1 and stack.engine.pid:
+            os.kill(stack.engine.pid, signal.SIGKILL)
     check_receipts(stack, prepared, answer)
     assert answer.error is not None or answer.done
-    await until(lambda: stack.service.engine.is_ready)
+    await until(lambda: stack.engine.is_ready)
     after = await gateway.ask(prepare(lease.lease_id, seq=1, cumulative=answer.final.cost))
     assert len(after.tokens) == 20
 
@@ -437,7 +437,7 @@ class HeldEngine:
     def __init__(self, stack: ProviderStack) -> None:
         self.open = asyncio.Event()
         self.started = 0
-        self._generate = stack.service.engine.generate
+        self._generate = stack.engine.generate
 
     async def generate(self, request: GenerationRequest) -> Generation:
         self.started += 1
@@ -449,7 +449,7 @@ async def test_prompts_in_parallel_stay_within_the_cap(tmp_path: Path, monkeypat
     cap = HELLO * 10
     async with provider_stack(tmp_path, credit=cap, voucher_timeout_s=0.1) as stack, RawGateway(stack.url) as gateway:
         held = HeldEngine(stack)
-        monkeypatch.setattr(stack.service.engine, "generate", held.generate)
+        monkeypatch.setattr(stack.engine, "generate", held.generate)
         lease = stack.add_lease()
         sister = stack.add_lease(owner=lease.owner)
         first = asyncio.create_task(gateway.post(prepare(lease.lease_id)))
@@ -528,7 +528,7 @@ async def test_running_answer_is_not_taken_for_an_interrupted_one(
 ) -> None:
     async with provider_stack(tmp_path) as stack, RawGateway(stack.url) as gateway:
         held = HeldEngine(stack)
-        monkeypatch.setattr(stack.service.engine, "generate", held.generate)
+        monkeypatch.setattr(stack.engine, "generate", held.generate)
         prepared = prepare(stack.add_lease().lease_id)
         asking = asyncio.create_task(gateway.ask(prepared))
         await until(lambda: held.started == 1)

@@ -13,15 +13,14 @@ from protocol.headers import Signed
 from protocol.ids import lease_id_of
 from protocol.signing import Signer
 from protocol.typed_data import OpenLease, Receipt, Terms, Voucher
-from provider.engine.client import EngineClient, EngineSettings
 from provider.exposure import CreditPolicy
 from provider.leases import LeaseCache
 from provider.ledger import AdmittedRequest, Ledger
 from provider.market import Market
+from provider.models.pool import ModelPool
 from provider.offers import OfferBook
 from provider.owner import OfferLimits, Owner
 from provider.service import InferenceService, ServiceSettings
-from tests.support.engines import tiny_model
 from tests.support.live_market import ETHER, LiveMarket, signer_of
 from tests.support.provider_stack import make_offer
 
@@ -120,7 +119,7 @@ async def chain_provider(market: LiveMarket, folder: Path) -> AsyncIterator[Chai
         ledger=Ledger(folder / "ledger.sqlite", market.domain, provider),
         leases=LeaseCache(chain.lease, 0.0),
         offers=OfferBook(folder / "offers"),
-        engine=EngineClient(EngineSettings(tiny_model())),
+        backends=ModelPool({}),
         clock=chain.clock,
         settings=ServiceSettings(CreditPolicy(2_000)),
     )
@@ -129,7 +128,6 @@ async def chain_provider(market: LiveMarket, folder: Path) -> AsyncIterator[Chai
         yield found
     finally:
         await service.stop()
-        await service.engine.stop()
         sender.close()
         found.ledger.close()
 

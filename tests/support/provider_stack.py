@@ -21,6 +21,7 @@ from provider.exposure import CreditPolicy
 from provider.leases import Lease, LeaseCache
 from provider.ledger import Ledger
 from provider.model_card import ENGINE_NAME, describe_model, engine_build
+from provider.models.pool import ModelPool
 from provider.offers import Offer, OfferBook, make_document, make_terms
 from provider.service import InferenceService, ServiceSettings
 from tests.support.engine_slots import hold_engine_slots
@@ -101,6 +102,7 @@ class ProviderStack:
     """What a test may look at and change."""
 
     service: InferenceService
+    engine: EngineClient
     ledger: Ledger
     clock: TestClock
     offer: Offer
@@ -138,6 +140,7 @@ async def provider_stack(
     clock = TestClock()
     ledger = Ledger(folder / "ledger.sqlite", DOMAIN, PROVIDER)
     engine = EngineClient(EngineSettings(tiny_model(), threads=1, parallel=4))
+    models = ModelPool({offer.document["model"]["gguf_sha256"]: engine})
     service = InferenceService(
         domain=DOMAIN,
         provider=PROVIDER,
@@ -145,19 +148,19 @@ async def provider_stack(
         ledger=ledger,
         leases=LeaseCache(fetch, 0.0),
         offers=book,
-        engine=engine,
+        backends=models,
         clock=clock,
         settings=ServiceSettings(
             CreditPolicy(credit), chunk_tokens=chunk_tokens, voucher_timeout_s=voucher_timeout_s, **settings
         ),
     )
     with hold_engine_slots(1):
-        await engine.start()
+        await models.start()
         await service.recover()
         async with serve(create_app(service)) as url:
-            yield ProviderStack(service, ledger, clock, offer, url, leases)
+            yield ProviderStack(service, engine, ledger, clock, offer, url, leases)
         await service.stop()
-        await engine.stop()
+        await models.stop()
         ledger.close()
 
 

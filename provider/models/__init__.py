@@ -1,0 +1,1 @@
+"""Which models a worker has, and which of them are in memory."""
