@@ -30,15 +30,30 @@
 close_margin_s = 600              # serving ends so long before a lease closes; by default two ticks
 releases_per_tick = 4             # closed leases released a tick, so that offers do not fill up
 
+    [operations]                      # for the owner's eyes: /status, /metrics, /readyz, /healthz
+    enabled = true
+    host = "127.0.0.1"                # whoever reaches it reads earnings and traffic
+    port = 9464
+
+    [tls]
+    enabled = true                    # by default where serving.host is not a loopback address
+    certificate = "fullchain.pem"     # with `key`: by default a self-signed one is made and kept beside this file
+    key = "privkey.pem"
+
+    [metadata]                        # what `clawmarket provider publish` tells the market
+    urls = ["https://203.0.113.7:8080"]
+    name = "my machine"
+    region = "DE"                     # country and optional subdivision, ISO 3166; ZZ is unknown
+
 Amounts are decimal strings in token base units.
 """
 
 import math
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from provider.exceptions import ConfigError
 
@@ -107,6 +122,36 @@ class SettlingSection(_Section):
         return math.ceil(2 * self.tick_s) if self.close_margin_s is None else self.close_margin_s
 
 
+class OperationsSection(_Section):
+    """The owner's own listener; whoever reaches it reads earnings and traffic."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = Field(default=9464, ge=0, le=65535)
+
+
+class TlsSection(_Section):
+    """Encryption of the HTTP surface. Without files of one's own a self-signed certificate is made."""
+
+    enabled: bool | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both or neither")
+        return self
+
+
+class MetadataSection(_Section):
+    """What the provider says of itself: addresses, a name, and where it is."""
+
+    urls: list[str] = Field(default=[], max_length=16)
+    name: str = Field(default="", max_length=80)
+    region: str = Field(default="ZZ", pattern="^[A-Z]{2}(-[A-Z0-9]{1,3})?$")
+
+
 class Config(_Section):
     """The whole file."""
 
@@ -115,6 +160,9 @@ class Config(_Section):
     engine: EngineSection
     serving: ServingSection = ServingSection()
     settling: SettlingSection = SettlingSection()
+    operations: OperationsSection = OperationsSection()
+    tls: TlsSection = TlsSection()
+    metadata: MetadataSection = MetadataSection()
 
 
 def load_config(path: Path) -> Config:
@@ -138,6 +186,12 @@ def load_config(path: Path) -> Config:
         update={
             "chain": config.chain.model_copy(update={"deployment": folder / config.chain.deployment}),
             "engine": config.engine.model_copy(update={"model": folder / config.engine.model}),
+            "tls": config.tls.model_copy(
+                update={
+                    "certificate": folder / config.tls.certificate if config.tls.certificate else None,
+                    "key": folder / config.tls.key if config.tls.key else None,
+                }
+            ),
             "provider": config.provider.model_copy(
                 update={name: folder / getattr(config.provider, name) for name in ("data", "node_key", "operator_key")}
             ),
