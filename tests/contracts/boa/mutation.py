@@ -1,20 +1,21 @@
 """Shows that a state machine can fail: it must find the broken invariant in a copy of the contracts with one mutation.
 
 A machine states its invariants through `hold("<name>", condition)` and deploys from its class attribute `sources`.
-`assert_machine_finds(Machine, mutation)` runs it on the mutated copy and asserts that the named invariant
-broke; `run_machine(Machine)` is the positive control.
+`run_machine(Machine)` drives it at random over the contracts as they are. For a mutated copy the steps that expose the
+mutation are named: `assert_steps_expose` asserts that the named invariant breaks, and `live` with the same steps on the
+contracts as they are is its control. `assert_machine_finds` searches for the mutation at random, for soak runs.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from unittest.mock import patch
 
 import pytest
@@ -67,6 +68,12 @@ class Machine(RuleBasedStateMachine):
     def prepare(cls) -> None:
         """What is done once before all examples, such as a deployment that each example then starts from."""
 
+    def abandon(self) -> None:
+        """Undo all of this life on the chain, without a look at it."""
+
+
+M = TypeVar("M", bound=Machine)
+
 
 def hold(invariant: str, condition: object, detail: object = "") -> None:
     """Raise InvariantBrokenError with the invariant's name unless the condition is true."""
@@ -103,6 +110,29 @@ def run_machine(machine: type[Machine]) -> None:
     """Run the machine on the real contracts; it must pass."""
     machine.prepare()
     run_state_machine_as_test(machine, settings=machine.run_settings)
+
+
+def live(machine: type[M], steps: Callable[[M], None]) -> None:
+    """One life: the start, the steps, every invariant, and the machine's end."""
+    machine.prepare()
+    one = machine()
+    try:
+        steps(one)
+        for found in one.invariants:
+            found.function(one)
+    except BaseException:
+        one.abandon()
+        raise
+    one.teardown()
+
+
+def assert_steps_expose(machine: type[M], mutation: Mutation, steps: Callable[[M], None]) -> None:
+    """Take the steps on the mutated contracts; they must break the mutation's invariant."""
+    with mutated(mutation) as tree:
+        broken: type[M] = type(f"Broken{machine.__name__}", (machine,), {"sources": tree})
+        with pytest.raises(InvariantBrokenError) as caught:
+            live(broken, steps)
+    assert str(caught.value).partition(":")[0] in (mutation.breaks, *mutation.or_first), caught.value
 
 
 def assert_machine_finds(machine: type[Machine], mutation: Mutation) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.contracts.boa.escrow_machine import START, EscrowMachine
 from tests.contracts.boa.escrow_mutations import ESCROW
 from tests.contracts.boa.market import DAY
-from tests.contracts.boa.mutation import InvariantBrokenError, Mutation, assert_machine_finds, mutated, run_machine
+from tests.contracts.boa.mutation import Mutation, assert_machine_finds, assert_steps_expose, live, run_machine
 
 Steps = Callable[[EscrowMachine], None]
 ORDER = random.Random(0)
@@ -66,17 +66,6 @@ STEPS: dict[str, Steps] = {
 }
 
 
-def live(machine: type[EscrowMachine], steps: Steps) -> None:
-    """One life: the start, the steps, an audit, and everyone leaves."""
-    one = machine()
-    try:
-        steps(one)
-    except InvariantBrokenError:
-        one.abandon()
-        raise
-    one.teardown()
-
-
 def test_escrow__any_sequence__keeps_every_invariant() -> None:
     run_machine(EscrowMachine)
 
@@ -88,10 +77,7 @@ def test_escrow__steps_that_expose_a_mutation__break_nothing_unmutated(name: str
 
 @pytest.mark.parametrize("mutation", ESCROW, ids=lambda mutation: mutation.name)
 def test_escrow__mutated__breaks_its_invariant(mutation: Mutation) -> None:
-    with mutated(mutation) as tree:
-        broken: type[EscrowMachine] = type("BrokenEscrowMachine", (EscrowMachine,), {"sources": tree})
-        with pytest.raises(InvariantBrokenError, match=f"^{mutation.breaks}:"):
-            live(broken, STEPS[mutation.name])
+    assert_steps_expose(EscrowMachine, mutation, STEPS[mutation.name])
 
 
 @pytest.mark.soak
