@@ -91,6 +91,11 @@ class LeaseCache:
             finally:
                 self._locks.pop(lease_id, None)
 
+    def known(self, lease_id: bytes) -> Lease | None:
+        """The lease as it was last read, however long ago; what never changes in it, such as its signer, holds."""
+        kept = self._kept.get(lease_id)
+        return kept[1] if kept else None
+
     def forget(self, lease_id: bytes) -> None:
         """Reads it anew next time."""
         if kept := self._kept.get(lease_id):

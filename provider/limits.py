@@ -1,7 +1,15 @@
 """How often something may happen."""
 
+import math
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+from protocol.headers import RefusalCode
+from provider.exceptions import Refusal
+
+MAX_RATES = 20_000
+"""How many leases and owners are remembered; the ones that were quiet for longest go first."""
 
 
 class TokenBucket:
@@ -15,12 +23,55 @@ class TokenBucket:
         self._tokens = float(burst)
         self._filled_at = clock()
 
-    def take(self) -> bool:
-        """Whether it may happen once more now."""
+    def has(self) -> bool:
+        """Whether it might happen once more now."""
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._per_s)
         self._filled_at = now
-        if self._tokens < 1:
+        return self._tokens >= 1
+
+    def take(self) -> bool:
+        """Whether it may happen once more now; if so, it counts."""
+        if not self.has():
             return False
         self._tokens -= 1
         return True
+
+    def wait_s(self) -> float:
+        """Seconds until it may happen again."""
+        if self.has():
+            return 0.0
+        return (1 - self._tokens) / self._per_s if self._per_s else math.inf
+
+
+class RequestRates:
+    """The terms' requests per minute, for each lease and for each owner over all its leases on one offer.
+
+    An owner shares one rate however many leases it opens: opening more of them buys no more of the machine.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` in seconds."""
+        self._clock = clock
+        self._buckets: OrderedDict[tuple[Hashable, ...], TokenBucket] = OrderedDict()
+
+    def take(self, lease_id: bytes, owner: str, offer_id: int, per_minute: int) -> None:
+        """Counts a request. Raises Refusal with the seconds until the next may come."""
+        buckets = [self._bucket((lease_id,), per_minute), self._bucket((owner, offer_id), per_minute)]
+        wait_s = max(bucket.wait_s() for bucket in buckets)
+        if wait_s > 0:
+            raise Refusal(
+                RefusalCode.BUSY,
+                f"the terms allow {per_minute} requests a minute, over all leases of one owner on this offer",
+                status=429,
+                retry_after_s=math.ceil(wait_s),
+            )
+        for bucket in buckets:
+            bucket.take()
+
+    def _bucket(self, key: tuple[Hashable, ...], per_minute: int) -> TokenBucket:
+        bucket = self._buckets.pop(key, None) or TokenBucket(per_minute / 60, per_minute, self._clock)
+        self._buckets[key] = bucket
+        if len(self._buckets) > MAX_RATES:
+            self._buckets.popitem(last=False)
+        return bucket
