@@ -14,7 +14,7 @@ from protocol.headers import SEQ_WINDOW, Signed, parse_anchor, parse_receipt, pa
 from protocol.merkle import MountainRange
 from protocol.typed_data import Anchor, Domain, Receipt, Voucher, digest
 from provider.exceptions import LedgerError
-from provider.ledger_schema import SCHEMA, SCHEMA_VERSION
+from provider.ledger_schema import SCHEMA_VERSION, create, migrate
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,28 @@ class Account:
     served: int = 0
     settled: int = 0
     highest_seq: int = -1
+    is_released: bool = False
 
 
 class Ledger:
     """Opened on one file, for one deployment and provider."""
 
     def __init__(self, path: Path, domain: Domain, provider: int) -> None:
-        """Opens or creates the file. Raises LedgerError if it is damaged or of another deployment or provider."""
+        """Opens or creates the file, or brings an older version's up to date.
+
+        Raises LedgerError if it is damaged, of another deployment or provider, or of a newer version.
+        """
         self._domain = domain
         self._provider = provider
         try:
             self._db = sqlite3.connect(str(path), isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._create()
-            self._check_identity(path)
-            (count,) = self._db.execute("SELECT count(*) FROM leaves").fetchone()
+            self._prepare(path)
+            (last,) = self._db.execute("SELECT max(position) FROM receipts WHERE position IS NOT NULL").fetchone()
         except sqlite3.DatabaseError as error:
             raise LedgerError(f"ledger {path} cannot be opened: {error}") from error
-        self._range = MountainRange(_SqliteNodes(self._db), count)
+        self._range = MountainRange(_SqliteNodes(self._db), 0 if last is None else last + 1)
 
     def close(self) -> None:
         """Closes the file."""
@@ -75,28 +78,30 @@ class Ledger:
     def account(self, lease_id: bytes) -> Account:
         """The lease's totals; zeros for one never seen."""
         row = self._db.execute(
-            "SELECT owner, cumulative, served, settled, highest_seq FROM accounts WHERE lease_id = ?", (lease_id,)
+            "SELECT owner, cumulative, served, settled, highest_seq, is_released FROM accounts WHERE lease_id = ?",
+            (lease_id,),
         ).fetchone()
-        return Account(row[0], int(row[1]), int(row[2]), int(row[3]), row[4]) if row else Account()
+        return Account(row[0], int(row[1]), int(row[2]), int(row[3]), row[4], bool(row[5])) if row else Account()
 
-    def leases(self) -> list[bytes]:
-        """Every lease that ever gave a voucher."""
-        return [row[0] for row in self._db.execute("SELECT lease_id FROM accounts")]
+    def unreleased(self) -> list[bytes]:
+        """Leases that gave a voucher and are not known to be released."""
+        return [row[0] for row in self._db.execute("SELECT lease_id FROM accounts WHERE is_released = 0")]
 
     def unsettled(self) -> list[bytes]:
-        """Leases whose highest voucher is above what the chain has settled."""
-        rows = self._db.execute("SELECT lease_id, cumulative, settled FROM accounts")
-        return [row[0] for row in rows if int(row[1]) > int(row[2])]
+        """Leases whose highest voucher is above what the chain has settled, and that are not known to be released."""
+        return [row[0] for row in self._db.execute("SELECT lease_id FROM accounts WHERE is_unsettled = 1")]
 
     def settled_with(self, owner: str) -> int:
         """What the chain has settled on all leases of an owner with this provider."""
-        rows = self._db.execute("SELECT settled FROM accounts WHERE owner = ?", (owner,))
-        return sum(int(row[0]) for row in rows)
+        row = self._db.execute("SELECT settled FROM owners WHERE owner = ?", (owner,)).fetchone()
+        return int(row[0]) if row else 0
 
     def unpaid_of(self, owner: str) -> dict[bytes, int]:
         """By lease, how far the served value of an owner's leases is above their highest vouchers; only where it is."""
-        rows = self._db.execute("SELECT lease_id, served, cumulative FROM accounts WHERE owner = ?", (owner,))
-        return {row[0]: int(row[1]) - int(row[2]) for row in rows if int(row[1]) > int(row[2])}
+        rows = self._db.execute(
+            "SELECT lease_id, served, cumulative FROM accounts WHERE owner = ? AND is_unpaid = 1", (owner,)
+        )
+        return {row[0]: int(row[1]) - int(row[2]) for row in rows}
 
     def highest_voucher(self, lease_id: bytes) -> Signed[Voucher] | None:
         """The voucher to settle with."""
@@ -107,8 +112,14 @@ class Ledger:
 
     def record_voucher(self, signed: Signed[Voucher], owner: str, now: int) -> bool:
         """Keeps a voucher if it is higher than all before; returns whether it was."""
+        lease_id = signed.message.lease_id
         with self._transaction():
-            return self._raise_voucher(signed, owner, now)
+            before = self.account(lease_id)
+            after = self._with_voucher(before, signed, now)
+            if after == before:
+                return False
+            self._write_account(lease_id, before, replace(after, owner=owner))
+            return True
 
     # --- requests
 
@@ -121,28 +132,31 @@ class Ledger:
 
     def admit(self, request: AdmittedRequest, signed: Signed[Voucher], owner: str, now: int) -> None:
         """Records a request and the voucher that authorises it. Raises LedgerError if its seq is used or too old."""
+        key = (request.lease_id, request.seq)
         with self._transaction():
-            account = self.account(request.lease_id)
-            if request.seq <= account.highest_seq - SEQ_WINDOW:
-                raise LedgerError(f"seq {request.seq} is more than {SEQ_WINDOW} behind {account.highest_seq}")
+            before = self.account(request.lease_id)
+            if request.seq <= before.highest_seq - SEQ_WINDOW:
+                raise LedgerError(f"seq {request.seq} is more than {SEQ_WINDOW} behind {before.highest_seq}")
             try:
                 self._db.execute(
                     "INSERT INTO requests VALUES (?, ?, ?, ?, ?)",
-                    (request.lease_id, request.seq, request.request_hash, str(request.max_cost), request.sent_at),
+                    (*key, request.request_hash, str(request.max_cost), request.sent_at),
                 )
             except sqlite3.IntegrityError as error:
                 raise LedgerError(f"seq {request.seq} is used") from error
-            self._raise_voucher(signed, owner, now)
-            account = self.account(request.lease_id)
+            self._db.execute("INSERT INTO open_requests VALUES (?, ?)", key)
+            after = self._with_voucher(before, signed, now)
             self._write_account(
-                request.lease_id, replace(account, owner=owner, highest_seq=max(request.seq, account.highest_seq))
+                request.lease_id,
+                before,
+                replace(after, owner=owner, highest_seq=max(request.seq, before.highest_seq)),
             )
 
     def unfinished(self) -> list[AdmittedRequest]:
         """Admitted requests without a final receipt: after a start, those that a crash interrupted."""
         rows = self._db.execute(
-            "SELECT lease_id, seq, request_hash, max_cost, sent_at FROM requests AS r WHERE NOT EXISTS "
-            "(SELECT 1 FROM receipts AS f WHERE f.lease_id = r.lease_id AND f.seq = r.seq AND f.final = 1)"
+            "SELECT lease_id, seq, request_hash, max_cost, sent_at FROM open_requests JOIN requests "
+            "USING (lease_id, seq)"
         )
         return [AdmittedRequest(row[0], row[1], row[2], int(row[3]), row[4]) for row in rows]
 
@@ -154,37 +168,48 @@ class Ledger:
         Raises LedgerError if the request was not admitted, is already final, or the part exists.
         """
         receipt = signed.message
+        key = (receipt.lease_id, receipt.seq)
         with self._transaction():
-            if self.request(receipt.lease_id, receipt.seq) is None:
-                raise LedgerError(f"seq {receipt.seq} was never admitted")
-            if self.final_receipt(receipt.lease_id, receipt.seq) is not None:
-                raise LedgerError(f"seq {receipt.seq} already has its final receipt")
+            if not self._db.execute("SELECT 1 FROM open_requests WHERE lease_id = ? AND seq = ?", key).fetchone():
+                is_known = self.request(*key) is not None
+                raise LedgerError(
+                    f"seq {receipt.seq} {'already has its final receipt' if is_known else 'was never admitted'}"
+                )
             receipt_digest = digest(self._domain, receipt)
             try:
                 self._db.execute(
-                    "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO receipts (lease_id, seq, part, cost, digest, position, signed) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (
-                        receipt.lease_id,
-                        receipt.seq,
+                        *key,
                         receipt.part,
-                        int(receipt.final),
                         str(receipt.cost),
                         receipt_digest,
+                        self.count if receipt.final else None,
                         signed.encode(),
                     ),
                 )
             except sqlite3.IntegrityError as error:
                 raise LedgerError(f"part {receipt.part} of seq {receipt.seq} exists") from error
             if receipt.final:
-                self._append_leaf(receipt, receipt_digest)
+                self._range.append(receipt_digest)
+                self._db.execute("DELETE FROM open_requests WHERE lease_id = ? AND seq = ?", key)
+                before = self.account(receipt.lease_id)
+                self._write_account(receipt.lease_id, before, replace(before, served=before.served + receipt.cost))
 
     def final_receipt(self, lease_id: bytes, seq: int) -> Signed[Receipt] | None:
         """The final receipt of a request, as it was signed."""
-        return self._receipt(lease_id, seq, only_final=True)
+        row = self._db.execute(
+            "SELECT signed FROM receipts WHERE lease_id = ? AND seq = ? AND position IS NOT NULL", (lease_id, seq)
+        ).fetchone()
+        return parse_receipt(row[0]) if row else None
 
     def last_receipt(self, lease_id: bytes, seq: int) -> Signed[Receipt] | None:
         """The latest receipt of a request, final or not."""
-        return self._receipt(lease_id, seq, only_final=False)
+        row = self._db.execute(
+            "SELECT signed FROM receipts WHERE lease_id = ? AND seq = ? ORDER BY part DESC LIMIT 1", (lease_id, seq)
+        ).fetchone()
+        return parse_receipt(row[0]) if row else None
 
     # --- the merkle mountain range
 
@@ -199,7 +224,9 @@ class Ledger:
 
     def position(self, lease_id: bytes, seq: int) -> int | None:
         """Where a final receipt stands among all, from 0."""
-        row = self._db.execute("SELECT position FROM leaves WHERE lease_id = ? AND seq = ?", (lease_id, seq)).fetchone()
+        row = self._db.execute(
+            "SELECT position FROM receipts WHERE lease_id = ? AND seq = ? AND position IS NOT NULL", (lease_id, seq)
+        ).fetchone()
         return int(row[0]) if row else None
 
     def inclusion_proof(self, position: int, count: int) -> list[bytes]:
@@ -252,7 +279,14 @@ class Ledger:
                 "INSERT INTO settlements (lease_id, cumulative, settled_at) VALUES (?, ?, ?)",
                 (lease_id, str(cumulative), now),
             )
-            self._write_account(lease_id, replace(self.account(lease_id), settled=cumulative))
+            before = self.account(lease_id)
+            self._write_account(lease_id, before, replace(before, settled=cumulative))
+
+    def record_release(self, lease_id: bytes) -> None:
+        """Notes that the lease is released on chain: nothing of it can be settled any more."""
+        with self._transaction():
+            before = self.account(lease_id)
+            self._write_account(lease_id, before, replace(before, is_released=True))
 
     def last_settlement(self, lease_id: bytes) -> tuple[int, int]:
         """(cumulative, when) of the lease's last settlement; when is that of its first voucher if it has none."""
@@ -268,18 +302,30 @@ class Ledger:
 
     def check(self) -> None:
         """Recomputes the totals and the range from the appended rows. Raises LedgerError naming what differs."""
-        for lease_id in self.leases():
-            served = sum(
-                int(row[0])
-                for row in self._db.execute("SELECT cost FROM receipts WHERE lease_id = ? AND final = 1", (lease_id,))
+        settled: dict[str, int] = {}
+        for (lease_id,) in self._db.execute("SELECT lease_id FROM accounts").fetchall():
+            costs = self._db.execute(
+                "SELECT cost FROM receipts WHERE lease_id = ? AND position IS NOT NULL", (lease_id,)
             )
+            served = sum(int(row[0]) for row in costs)
             voucher = self.highest_voucher(lease_id)
             account = self.account(lease_id)
             if account.served != served or account.cumulative != (voucher.message.cumulative if voucher else 0):
                 raise LedgerError(f"totals of lease 0x{lease_id.hex()} differ from its rows")
+            settled[account.owner] = settled.get(account.owner, 0) + account.settled
+        for owner, total in settled.items():
+            if self.settled_with(owner) != total:
+                raise LedgerError(f"the settled total of owner {owner} differs from its leases'")
+        (lost,) = self._db.execute(
+            "SELECT count(*) FROM requests AS r WHERE EXISTS (SELECT 1 FROM open_requests AS o "
+            "WHERE o.lease_id = r.lease_id AND o.seq = r.seq) = EXISTS (SELECT 1 FROM receipts AS f "
+            "WHERE f.lease_id = r.lease_id AND f.seq = r.seq AND f.position IS NOT NULL)"
+        ).fetchone()
+        if lost:
+            raise LedgerError(f"{lost} requests are neither open nor finished, or both")
         fresh = MountainRange()
         for (receipt_digest,) in self._db.execute(
-            "SELECT digest FROM leaves JOIN receipts USING (lease_id, seq) WHERE final = 1 ORDER BY position"
+            "SELECT digest FROM receipts WHERE position IS NOT NULL ORDER BY position"
         ):
             fresh.append(receipt_digest)
         if fresh.count != self.count or fresh.root() != self.root():
@@ -302,75 +348,80 @@ class Ledger:
                 raise LedgerError(f"the ledger cannot be written: {error}") from error
             raise
 
-    def _create(self) -> None:
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables == 0:
-            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-
-    def _check_identity(self, path: Path) -> None:
+    def _prepare(self, path: Path) -> None:
         identity = {
-            "schema": str(SCHEMA_VERSION),
             "chain_id": str(self._domain.chain_id),
             "escrow": self._domain.escrow,
             "provider": str(self._provider),
         }
+        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables == 0:
+            create(self._db, identity)
         stored = dict(self._db.execute("SELECT key, value FROM meta"))
-        if not stored:
-            self._db.executemany("INSERT INTO meta VALUES (?, ?)", identity.items())
-        elif stored != identity:
-            names = ", ".join(sorted(key for key in identity if stored.get(key) != identity[key]))
+        names = ", ".join(sorted(key for key in identity if stored.get(key) != identity[key]))
+        if names:
             raise LedgerError(f"ledger {path} belongs to another deployment or provider: {names} differ")
+        if stored.get("schema") == "1":
+            migrate(self._db)
+        elif stored.get("schema") != str(SCHEMA_VERSION):
+            raise LedgerError(f"ledger {path} was written by a newer version of this program: use that one")
 
-    def _write_account(self, lease_id: bytes, account: Account) -> None:
+    def _write_account(self, lease_id: bytes, before: Account, after: Account) -> None:
         self._db.execute(
-            "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 lease_id,
-                account.owner,
-                str(account.cumulative),
-                str(account.served),
-                str(account.settled),
-                account.highest_seq,
+                after.owner,
+                str(after.cumulative),
+                str(after.served),
+                str(after.settled),
+                after.highest_seq,
+                after.is_released,
+                after.cumulative > after.settled and not after.is_released,
+                after.served > after.cumulative,
             ),
         )
+        if (before.owner, before.settled) != (after.owner, after.settled):
+            self._add_settled(before.owner, -before.settled)
+            self._add_settled(after.owner, after.settled)
 
-    def _raise_voucher(self, signed: Signed[Voucher], owner: str, now: int) -> bool:
+    def _add_settled(self, owner: str, amount: int) -> None:
+        if amount:
+            total = str(self.settled_with(owner) + amount)
+            self._db.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", (owner, total))
+
+    def _with_voucher(self, account: Account, signed: Signed[Voucher], now: int) -> Account:
+        """Keeps a voucher that is higher than all before; returns the account with it."""
         voucher = signed.message
-        account = self.account(voucher.lease_id)
         if voucher.cumulative <= account.cumulative:
-            return False
+            return account
         self._db.execute(
             "INSERT INTO vouchers (lease_id, cumulative, signed, stored_at) VALUES (?, ?, ?, ?)",
             (voucher.lease_id, str(voucher.cumulative), signed.encode(), now),
         )
-        self._write_account(voucher.lease_id, replace(account, owner=owner, cumulative=voucher.cumulative))
-        return True
-
-    def _append_leaf(self, receipt: Receipt, receipt_digest: bytes) -> None:
-        position = self._range.append(receipt_digest)
-        self._db.execute("INSERT INTO leaves VALUES (?, ?, ?)", (position, receipt.lease_id, receipt.seq))
-        account = self.account(receipt.lease_id)
-        self._write_account(receipt.lease_id, replace(account, served=account.served + receipt.cost))
-
-    def _receipt(self, lease_id: bytes, seq: int, *, only_final: bool) -> Signed[Receipt] | None:
-        row = self._db.execute(
-            "SELECT signed FROM receipts WHERE lease_id = ? AND seq = ? AND final >= ? ORDER BY part DESC LIMIT 1",
-            (lease_id, seq, int(only_final)),
-        ).fetchone()
-        return parse_receipt(row[0]) if row else None
+        return replace(account, cumulative=voucher.cumulative)
 
 
 class _SqliteNodes:
-    """The range's nodes, written in the ledger's current transaction."""
+    """The range's nodes, written in the ledger's current transaction.
+
+    The last left child of each level is kept in memory: those are the peaks, all that an append reads.
+    """
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+        self._left: dict[int, tuple[int, bytes]] = {}
 
     def get(self, level: int, index: int) -> bytes:
+        position, node = self._left.get(level, (-1, b""))
+        if position == index:
+            return node
         row = self._db.execute("SELECT hash FROM nodes WHERE level = ? AND position = ?", (level, index)).fetchone()
         if row is None:
             raise LedgerError(f"merkle node {level}/{index} is missing")
         return bytes(row[0])
 
     def put(self, level: int, index: int, node: bytes) -> None:
+        if index % 2 == 0:
+            self._left[level] = (index, node)
         self._db.execute("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", (level, index, node))

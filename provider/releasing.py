@@ -26,7 +26,6 @@ class Releasing:
         self._sender = sender
         self._per_tick = per_tick
         self._look_at: dict[bytes, int] = {}
-        self._released: set[bytes] = set()
 
     async def tick(self) -> list[bytes]:
         """Sends what is due and returns those leases. Raises ChainError when the chain cannot be read."""
@@ -34,9 +33,9 @@ class Releasing:
         if self._per_tick == 0:
             return sent
         looks = 0
-        for lease_id in await self._service.write(self._service.ledger.leases):
+        for lease_id in await self._service.write(self._service.ledger.unreleased):
             now = self._service.clock.block_time()
-            if lease_id in self._released or now < self._look_at.get(lease_id, 0):
+            if now < self._look_at.get(lease_id, 0):
                 continue
             if looks == LOOKS_PER_TICK or len(sent) == self._per_tick:
                 break
@@ -56,7 +55,8 @@ class Releasing:
         lease = await self._market.lease(lease_id)
         now = self._service.clock.block_time()
         if lease is not None and lease.is_released:
-            self._released.add(lease_id)
+            await self._service.write(self._service.ledger.record_release, lease_id)
+            self._look_at.pop(lease_id, None)
         elif lease is None or now < lease.closes_at:
             self._look_at[lease_id] = now + DAY_S if lease is None else min(lease.closes_at, now + DAY_S)
         else:

@@ -1,6 +1,7 @@
 """The ledger keeps every statement once, and totals and merkle range with it."""
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,58 @@ def test_settlements_count_for_their_owner(ledger: Ledger) -> None:
     assert ledger.last_settlement(LEASE) == (10, NOW + 5)
 
 
+def test_released_leases_are_out_of_the_way(ledger: Ledger) -> None:
+    other = b"\x02" * 32
+    ledger.record_voucher(voucher(10), OWNER, NOW)
+    ledger.record_voucher(voucher(30, other), OWNER, NOW)
+    ledger.record_settlement(LEASE, 4, NOW)
+    ledger.record_release(LEASE)
+    assert ledger.unreleased() == ledger.unsettled() == [other]
+    assert ledger.account(LEASE).is_released
+    assert ledger.settled_with(OWNER) == 4
+    ledger.check()
+
+
+def test_unpaid_is_what_was_served_above_the_vouchers(ledger: Ledger) -> None:
+    admit(ledger, 0)
+    assert ledger.unpaid_of(OWNER) == {}
+    ledger.record_receipt(receipt(cost=10))
+    assert ledger.unpaid_of(OWNER) == {LEASE: 10}
+    ledger.record_voucher(voucher(7), OWNER, NOW)
+    assert ledger.unpaid_of(OWNER) == {LEASE: 3}
+    ledger.record_voucher(voucher(10), OWNER, NOW)
+    assert ledger.unpaid_of(OWNER) == {}
+
+
+def test_what_is_asked_per_request_and_tick_reads_no_table_in_full(ledger: Ledger) -> None:
+    """The positive control is a question that no index answers."""
+
+    def scans(query: Callable[[], object]) -> list[str]:
+        statements: list[str] = []
+        ledger._db.set_trace_callback(statements.append)
+        query()
+        ledger._db.set_trace_callback(None)
+        plans = [row[3] for text in statements for row in ledger._db.execute(f"EXPLAIN QUERY PLAN {text}")]
+        return [plan for plan in plans if plan.startswith("SCAN") and "INDEX" not in plan]
+
+    for query in (
+        lambda: ledger.account(LEASE),
+        ledger.unreleased,
+        ledger.unsettled,
+        lambda: ledger.settled_with(OWNER),
+        lambda: ledger.unpaid_of(OWNER),
+        lambda: ledger.highest_voucher(LEASE),
+        lambda: ledger.request(LEASE, 1),
+        lambda: ledger.final_receipt(LEASE, 1),
+        lambda: ledger.last_receipt(LEASE, 1),
+        lambda: ledger.position(LEASE, 1),
+        lambda: ledger.last_settlement(LEASE),
+    ):
+        assert scans(query) == []
+    assert scans(ledger.unfinished) == ["SCAN open_requests"]
+    assert scans(lambda: ledger._db.execute("SELECT * FROM receipts WHERE cost = '1'").fetchall()) == ["SCAN receipts"]
+
+
 def test_every_receipt_is_provable_under_every_later_root(ledger: Ledger) -> None:
     stored = []
     for seq in range(11):
@@ -144,7 +197,7 @@ def test_range_is_that_of_the_final_receipts(steps: list[tuple[int, int, int]]) 
 
 def test_failed_write_leaves_nothing_behind(ledger: Ledger) -> None:
     admit(ledger)
-    ledger._db.execute("CREATE TRIGGER full BEFORE INSERT ON leaves BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    ledger._db.execute("CREATE TRIGGER full BEFORE INSERT ON nodes BEGIN SELECT RAISE(ABORT, 'disk full'); END")
     with pytest.raises(sqlite3.IntegrityError):
         ledger.record_receipt(receipt())
     ledger._db.execute("DROP TRIGGER full")
@@ -176,6 +229,21 @@ def test_damaged_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"this is not a database" * 100)
     with pytest.raises(LedgerError, match="cannot be opened"):
         Ledger(path, DOMAIN, PROVIDER)
+
+
+def test_check_notices_a_lost_total(ledger: Ledger) -> None:
+    admit(ledger)
+    ledger.record_settlement(LEASE, 10, NOW)
+    ledger._db.execute("UPDATE owners SET settled = '9'")
+    with pytest.raises(LedgerError, match="settled total"):
+        ledger.check()
+
+
+def test_check_notices_a_forgotten_request(ledger: Ledger) -> None:
+    admit(ledger)
+    ledger._db.execute("DELETE FROM open_requests")
+    with pytest.raises(LedgerError, match="neither open nor finished"):
+        ledger.check()
 
 
 def test_anchors_are_kept_once_per_count(ledger: Ledger) -> None:
