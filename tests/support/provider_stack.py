@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from protocol.address import to_address
 from protocol.ids import OfferKind, lease_id
@@ -18,6 +19,7 @@ from protocol.typed_data import Domain, Terms
 from provider.app import create_app
 from provider.engine.client import EngineClient, EngineSettings
 from provider.exposure import CreditPolicy
+from provider.guard import EdgeGate, GuardLimits, server_config
 from provider.leases import Lease, LeaseCache
 from provider.ledger import Ledger
 from provider.model_card import ENGINE_NAME, describe_model, engine_build
@@ -126,9 +128,13 @@ async def provider_stack(
     chunk_tokens: int = 8,
     voucher_timeout_s: float = 2.0,
     offer: Offer | None = None,
+    guard: GuardLimits | None = None,
     **settings: Any,
 ) -> AsyncIterator[ProviderStack]:
-    """Runs a provider until the end of the block; `folder` holds its ledger and offers, and may be one used before."""
+    """Runs a provider until the end of the block; `folder` holds its ledger and offers, and may be one used before.
+
+    Without `guard` nothing stands between clients and the application.
+    """
     offer = offer or make_offer()
     book = OfferBook(folder / "offers")
     book.add(offer)
@@ -157,7 +163,10 @@ async def provider_stack(
     with hold_engine_slots(1):
         await models.start()
         await service.recover()
-        async with serve(create_app(service)) as url:
+        app: ASGIApp = create_app(service)
+        if guard is not None:
+            app = EdgeGate(app, domain=DOMAIN, known_lease=service.leases.known, limits=guard)
+        async with serve(app, guard) as url:
             yield ProviderStack(service, engine, ledger, clock, offer, url, leases)
         await service.stop()
         await models.stop()
@@ -165,11 +174,17 @@ async def provider_stack(
 
 
 @asynccontextmanager
-async def serve(app: object) -> AsyncIterator[str]:
-    """An ASGI application on a port of its own; gives its address."""
+async def serve(app: ASGIApp, guard: GuardLimits | None = None, **socket_options: int) -> AsyncIterator[str]:
+    """An ASGI application on a port of its own; gives its address. `socket_options` are of SOL_SOCKET, by name."""
     listening = socket.socket()
+    for name, value in socket_options.items():
+        listening.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
     listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=2))  # type: ignore[arg-type]
+    if guard is None:
+        config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=2)
+    else:
+        config = server_config(app, guard, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     task = asyncio.create_task(server.serve(sockets=[listening]))
     await until(lambda: server.started)
