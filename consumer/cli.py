@@ -10,6 +10,7 @@ import typer
 
 from consumer.client import End, LeaseClient, Question, Text
 from consumer.config import ConsumerConfig
+from consumer.endpoints import find_endpoint
 from consumer.exceptions import ConsumerError, OfferMismatch, ProviderFailed
 from consumer.lease import LeaseWish
 from consumer.offers import fetch_offer
@@ -107,13 +108,14 @@ def open_lease(
 ) -> None:
     """Open a lease with a session key of its own."""
     with _session(config, password_file) as session:
-        found = fetch_offer(session.client, endpoint.rstrip("/"), provider, offer)
+        place = find_endpoint(session.client, session.domain, provider, endpoint)
+        found = fetch_offer(session.client, place, provider, offer)
         money = Money.parse(amount)
         if session.client.deployment.address(TOKEN_CONTRACTS[money.token.symbol]) != found.terms.token:
             raise OfferMismatch(f"the offer is not priced in {money.token.symbol}: give an amount in its token")
         wish = LeaseWish(money.units, duration_s=int(days * 86_400))
         with session.sender() as sender:
-            request, record = session.leases.prepare(session.owner.address, found, endpoint.rstrip("/"), wish)
+            request, record = session.leases.prepare(session.owner.address, found, place, wish)
             session.leases.open(sender, request)
         typer.echo(f"lease 0x{record.lease_id.hex()} for {found.model_name}")
 

@@ -28,6 +28,7 @@ from consumer.records import Draft, LeaseRecord, Limits, OpenRequest, RequestSta
 from consumer.repeating import Repeated, paid_headers, repeat
 from consumer.shown_text import ShownText
 from consumer.store import Store
+from consumer.tls import verification, wrong_key
 from consumer.tokenizer import PromptCounter
 from consumer.vouchers import Authorised, VoucherBook
 from protocol.chain.exceptions import ChainError
@@ -128,6 +129,7 @@ class LeaseClient:
         self._book = VoucherBook(domain, store, record, signer, now)
         self._http = httpx.AsyncClient(
             base_url=record.endpoint,
+            verify=verification(record.tls_pin),
             timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
             headers={"Accept-Encoding": "identity"},
         )
@@ -393,7 +395,8 @@ class LeaseClient:
             return
 
     def _broken(self, error: Exception) -> ConsumerError:
-        return ProviderFailed(f"the connection to {self._record.endpoint} broke: {type(error).__name__}")
+        reason = wrong_key(error) or type(error).__name__
+        return ProviderFailed(f"the connection to {self._record.endpoint} broke: {reason}")
 
     def _agreement(self, request: OpenRequest) -> Agreement:
         record = self._record

@@ -4,6 +4,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from consumer.endpoints import Endpoint
 from consumer.exceptions import AccountTooLow
 from consumer.offers import Offer
 from consumer.records import LeaseRecord
@@ -44,7 +45,7 @@ class Leases:
         self._scrypt_n = scrypt_n
         self._escrow = client.deployment.address("LeaseEscrow")
 
-    def prepare(self, owner: str, offer: Offer, endpoint: str, wish: LeaseWish) -> tuple[OpenLease, LeaseRecord]:
+    def prepare(self, owner: str, offer: Offer, endpoint: Endpoint, wish: LeaseWish) -> tuple[OpenLease, LeaseRecord]:
         """A lease request with a new session key, which is on disk already.
 
         Raises AccountTooLow before anything is made, ChainError, KeystoreError, StoreError.
@@ -84,11 +85,12 @@ class Leases:
             expiry=request.expiry,
             signer=session.address,
             key_file=str(key_file),
-            endpoint=endpoint,
+            endpoint=endpoint.url,
             node_key=offer.node_key,
             model=offer.model_name,
             fingerprint=offer.fingerprint,
             terms=offer.terms,
+            tls_pin=endpoint.tls_pin,
         )
         self._store.add_lease(record)
         return request, record

@@ -5,7 +5,9 @@ from typing import Any
 
 import httpx
 
+from consumer.endpoints import Endpoint
 from consumer.exceptions import OfferMismatch, ProviderFailed
+from consumer.tls import verification, wrong_key
 from protocol.chain.client import ChainClient
 from protocol.documents import DocumentType, check_document, check_terms_document, model_fingerprint
 from protocol.exceptions import ProtocolError
@@ -52,12 +54,12 @@ def terms_from_json(content: dict[str, Any]) -> Terms:
     return Terms.from_dict({**content, "docHash": bytes.fromhex(str(content["docHash"]).removeprefix("0x"))})
 
 
-def fetch_offer(client: ChainClient, endpoint: str, provider: int, offer_id: int) -> Offer:
+def fetch_offer(client: ChainClient, endpoint: Endpoint, provider: int, offer_id: int) -> Offer:
     """The current version of an offer. Raises OfferMismatch, ProviderFailed, ChainError."""
     on_chain, node_key = client.read([client.reads.offer(provider, offer_id), client.reads.node_key(provider)])
     if on_chain.version == 0 or not on_chain.is_registered or not on_chain.is_open:
         raise OfferMismatch(f"provider {provider} has no open offer {offer_id}")
-    content = _get(f"{endpoint}/v1/offers/{offer_id}/{on_chain.version}")
+    content = _get(endpoint, f"/v1/offers/{offer_id}/{on_chain.version}")
     try:
         terms = terms_from_json(content["terms"])
         document = content["document"]
@@ -71,13 +73,16 @@ def fetch_offer(client: ChainClient, endpoint: str, provider: int, offer_id: int
     return offer
 
 
-def _get(url: str) -> dict[str, Any]:
+def _get(endpoint: Endpoint, path: str) -> dict[str, Any]:
+    url = endpoint.url + path
     try:
-        answer = httpx.get(url, timeout=TIMEOUT_S)
+        answer = httpx.get(url, timeout=TIMEOUT_S, verify=verification(endpoint.tls_pin))
         answer.raise_for_status()
         if len(answer.content) > MAX_OFFER_BYTES:
             raise ProviderFailed(f"{url} sent more than {MAX_OFFER_BYTES} bytes")
         content: dict[str, Any] = answer.json()
     except (httpx.HTTPError, ValueError) as error:
-        raise ProviderFailed(f"no usable offer from {url} ({error}): check the address, or try later") from error
+        raise ProviderFailed(
+            f"no usable offer from {url} ({wrong_key(error) or error}): check the address, or try later"
+        ) from error
     return content

@@ -12,7 +12,11 @@ from protocol.typed_data import Receipt, Terms, Voucher
 
 @dataclass(frozen=True)
 class LeaseRecord:
-    """Everything needed to use a lease. `key_file` holds the session key; `fingerprint` is the model's."""
+    """Everything needed to use a lease.
+
+    `key_file` holds the session key; `fingerprint` is the model's; `tls_pin` is the endpoint's TLS key, see
+    `consumer.tls`, empty where the system's authorities vouch for it.
+    """
 
     lease_id: bytes
     owner: str
@@ -29,6 +33,7 @@ class LeaseRecord:
     model: str
     fingerprint: bytes
     terms: Terms
+    tls_pin: str = ""
 
     def to_json(self) -> str:
         """The record as text."""

@@ -34,6 +34,7 @@ from rich.table import Table
 
 from consumer.audit import Inclusion, prove_on_chain, prove_receipt
 from consumer.client import Checked, End, LeaseClient, Question, Text
+from consumer.endpoints import Endpoint
 from consumer.exceptions import ConsumerError
 from consumer.funds import Funds
 from consumer.lease import Leases, LeaseWish
@@ -407,9 +408,10 @@ def run(world: World, processes: Processes, rpc: str, deployment: Path, model: P
         funds = Funds(client, sender, consumer)
         funds.deposit("demo", "TestUSDC", DEPOSIT)
         note("consumer", f"deposited {usdc(DEPOSIT)} by permit, in one transaction")
-        offer = fetch_offer(client, endpoint, provider, enrolment.offer_id)
+        place = Endpoint(endpoint)
+        offer = fetch_offer(client, place, provider, enrolment.offer_id)
         request, record = leases.prepare(
-            consumer.address, offer, endpoint, LeaseWish(LEASE, duration_s=14 * DAY_S, close_delay_s=3_600)
+            consumer.address, offer, place, LeaseWish(LEASE, duration_s=14 * DAY_S, close_delay_s=3_600)
         )
         leases.open(sender, request)
         note(

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from consumer.client import End, LeaseClient, Question
+from consumer.endpoints import Endpoint
 from consumer.funds import Funds
 from consumer.lease import Leases, LeaseWish
 from consumer.offers import fetch_offer
@@ -121,10 +122,11 @@ gas_multiple = 0
     def open_lease(self, store: Store, endpoint: str, enrolment: Enrolment) -> tuple[LeaseRecord, Signer]:
         """A lease of the consumer's."""
         leases = Leases(self.client, self.domain, store, self.folder / "sessions", PASSWORD, SCRYPT_N)
-        offer = fetch_offer(self.client, endpoint, enrolment.provider, enrolment.offer_id)
+        place = Endpoint(endpoint)
+        offer = fetch_offer(self.client, place, enrolment.provider, enrolment.offer_id)
         with self.sender("consumer", 2) as sender:
             request, record = leases.prepare(
-                signer_of(2).address, offer, endpoint, LeaseWish(1_000_000, duration_s=20 * 86_400)
+                signer_of(2).address, offer, place, LeaseWish(1_000_000, duration_s=20 * 86_400)
             )
             leases.open(sender, request)
         return record, leases.session_key(record)
