@@ -11,6 +11,7 @@
 """
 
 from .interfaces import IParams
+from .modules import param_keys
 from snekmate.auth import ownable
 from snekmate.auth import ownable_2step
 
@@ -44,28 +45,28 @@ CHANGE_INTERVAL: constant(uint256) = 7 * 86_400
 _DAY: constant(uint256) = 86_400
 _CLAW: constant(uint256) = 10**18
 
-_DEFAULTS: constant(uint256[KEYS]) = [
+_DEFAULTS: constant(uint256[param_keys.KEYS]) = [
     500, 5_000, 3, 10_000 * _CLAW, 21 * _DAY, 1_000, 5_000, 5_000, 5_000
 ]
-_FLOORS: constant(uint256[KEYS]) = [
+_FLOORS: constant(uint256[param_keys.KEYS]) = [
     0, 0, 1, 100 * _CLAW, 21 * _DAY, 10, 1_000, 1_000, 1_000
 ]
-_CEILINGS: constant(uint256[KEYS]) = [
+_CEILINGS: constant(uint256[param_keys.KEYS]) = [
     1_000, 10_000, 6, 1_000_000 * _CLAW, 60 * _DAY, 1_000, 10_000, 10_000, 10_000
 ]
-_STEPS: constant(uint256[KEYS]) = [
+_STEPS: constant(uint256[param_keys.KEYS]) = [
     100, 1_000, 1, 10_000 * _CLAW, 7 * _DAY, 250, 2_500, 2_500, 2_500
 ]
 
 
 # The values in force, by key.
-_values: uint256[KEYS]
+_values: uint256[param_keys.KEYS]
 
 # FEE_BPS 16 | MIN_STAKE 240, lowest bits first: the two values every opened lease reads, in one load.
 _open_word: uint256
 
 # When each key last changed; holds the pace of one change per key in 7 days.
-_changed_at: uint256[KEYS]
+_changed_at: uint256[param_keys.KEYS]
 
 # Which tokens the escrow takes deposits in; a token never listed can never reach the ledgers.
 token_listed: public(HashMap[address, bool])
@@ -85,7 +86,7 @@ def __init__(treasury_: address):
     """
     ownable.__init__()
     ownable_2step.__init__()
-    for key: uint256 in range(KEYS):
+    for key: uint256 in range(param_keys.KEYS):
         self._values[key] = _DEFAULTS[key]
         log IParams.ParameterChanged(key=key, old_value=0, new_value=_DEFAULTS[key])
     self._pack_open_word()
@@ -163,12 +164,12 @@ def bounds(key: uint256) -> (uint256, uint256, uint256):
 @internal
 @pure
 def _check_key(key: uint256):
-    assert key < KEYS, "params: unknown key"
+    assert key < param_keys.KEYS, "params: unknown key"
 
 
 @internal
 def _pack_open_word():
-    self._open_word = self._values[FEE_BPS] | (self._values[MIN_STAKE] << 16)
+    self._open_word = self._values[param_keys.FEE_BPS] | (self._values[param_keys.MIN_STAKE] << 16)
 
 
 @internal

@@ -16,6 +16,7 @@ from .interfaces import IRegistry
 from .interfaces import IStaking
 from .modules import node_keys
 from .modules import offers
+from .modules import param_keys
 
 implements: IRegistry
 
@@ -28,7 +29,6 @@ interface Escrow:
     def leases_end(provider: uint256) -> uint256: view
 
 
-_MIN_STAKE: constant(uint256) = 3  # key in Params
 _MASK_32: constant(uint256) = 2**32 - 1
 _MASK_160: constant(uint256) = 2**160 - 1
 _REGISTERED_BIT: constant(uint256) = 1 << 160
@@ -72,7 +72,7 @@ def register(node_key: address, r: bytes32, vs: bytes32, metadata_digest: bytes3
     assert self.provider_of[msg.sender] == 0, "registry: already registered"
     former_end: uint256 = staticcall escrow.leases_end(convert(self._former[msg.sender], uint256))
     assert block.timestamp >= former_end, "registry: leases of the former id still run"
-    min_stake: uint256 = staticcall params.get(_MIN_STAKE)
+    min_stake: uint256 = staticcall params.get(param_keys.MIN_STAKE)
     assert staticcall staking.active_stake(msg.sender) >= min_stake, "registry: stake too low"
     provider: uint32 = self.provider_count + 1
     self.provider_count = provider

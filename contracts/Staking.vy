@@ -18,6 +18,7 @@ from .interfaces import IParams
 from .interfaces import IRegistry
 from .interfaces import IStaking
 from .modules import checkpoints
+from .modules import param_keys
 from .modules import rewards
 from .modules import votes
 
@@ -62,13 +63,6 @@ struct DaySlashes:
     day: uint256
     amount: uint256  # meaningless unless `day` is today
 
-
-# keys in Params
-_MIN_STAKE: constant(uint256) = 3
-_COOLDOWN: constant(uint256) = 4
-_SLASH_EVENT_BPS: constant(uint256) = 5
-_SLASH_CONTRADICTION_BPS: constant(uint256) = 6
-_SLASH_DAY_BPS: constant(uint256) = 7
 
 MAX_FILER_BPS: constant(uint256) = 1_000
 _BPS: constant(uint256) = 10_000
@@ -135,13 +129,13 @@ def start_cooldown(amount: uint256):
     active = self._set_active(msg.sender, active - amount)
     bucket: Cooling = self._cooling[msg.sender]
     bucket.amount += amount
-    bucket.until = max(bucket.until, block.timestamp + staticcall params.get(_COOLDOWN))
+    bucket.until = max(bucket.until, block.timestamp + staticcall params.get(param_keys.COOLDOWN))
     self._cooling[msg.sender] = bucket
     self.total_cooling += amount
     log IStaking.CooldownStarted(
         account=msg.sender, amount=amount, active_stake=active, cooling=bucket.amount, until=bucket.until
     )
-    if active < staticcall params.get(_MIN_STAKE):
+    if active < staticcall params.get(param_keys.MIN_STAKE):
         extcall registry.deregister(msg.sender)
 
 
@@ -295,9 +289,9 @@ def _set_active(account: address, new_stake: uint256) -> uint256:
 @internal
 @view
 def _slash_of(whole: uint256, bps: uint256, is_contradiction: bool) -> uint256:
-    key: uint256 = _SLASH_EVENT_BPS
+    key: uint256 = param_keys.SLASH_EVENT_BPS
     if is_contradiction:
-        key = _SLASH_CONTRADICTION_BPS
+        key = param_keys.SLASH_CONTRADICTION_BPS
     return whole * min(bps, staticcall params.get(key)) // _BPS
 
 
@@ -308,7 +302,7 @@ def _room_today(account: address, whole: uint256) -> uint256:
     @notice What the day's cap leaves: SLASH_DAY_BPS of what the stake would be without today's slashes, less those.
     """
     today: uint256 = self._slashed_today(account)
-    cap: uint256 = (whole + today) * staticcall params.get(_SLASH_DAY_BPS) // _BPS
+    cap: uint256 = (whole + today) * staticcall params.get(param_keys.SLASH_DAY_BPS) // _BPS
     return max(cap, today) - today
 
 

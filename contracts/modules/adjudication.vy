@@ -11,6 +11,7 @@
 from . import held_earnings
 from . import escrow
 from . import leases
+from . import param_keys
 from . import settlement
 
 uses: escrow
@@ -46,7 +47,6 @@ struct Pot:
 
 
 _BPS: constant(uint256) = 10_000
-_REFUND_DAY_BPS: constant(uint256) = 8  # key in Params
 _DAY: constant(uint256) = 86_400
 _U160: constant(uint256) = 2**160 - 1
 _U128: constant(uint256) = 2**128 - 1
@@ -208,7 +208,7 @@ def _grant_refund(provider: uint256, token: address, amount: uint256) -> uint256
     if word >> 128 == today:
         used = word & _U128
     bond: uint256 = held_earnings._sum_held(provider, token) + self._frozen[provider][token] + used
-    cap: uint256 = bond * staticcall escrow.params.get(_REFUND_DAY_BPS) // _BPS
+    cap: uint256 = bond * staticcall escrow.params.get(param_keys.REFUND_DAY_BPS) // _BPS
     granted: uint256 = 0
     if cap > used:
         granted = min(amount, cap - used)

@@ -12,6 +12,7 @@
 from ..interfaces import IParams
 from . import escrow
 from . import leases
+from . import param_keys
 
 uses: escrow
 uses: leases
@@ -34,7 +35,6 @@ event EarningsCollected:
 
 RING: constant(uint256) = 8
 _DAY: constant(uint256) = 86_400
-_HOLD_DAYS: constant(uint256) = 2  # key in Params
 _U128: constant(uint256) = 2**128 - 1
 _U8: constant(uint256) = 2**8 - 1
 
@@ -110,7 +110,7 @@ def _credit(provider: uint256, token: address, amount: uint256):
     freed: uint256 = word & _U128
     if freed > 0:
         self._free[provider][token] += freed
-    hold_days: uint256 = staticcall escrow.params.get(_HOLD_DAYS)
+    hold_days: uint256 = staticcall escrow.params.get(param_keys.HOLD_DAYS)
     self._held[provider][token][slot] = amount | (hold_days << 128) | (day << 136)
     log HoldStarted(provider=provider, token=token, day=day, hold_days=hold_days, freed=freed)
 

@@ -11,6 +11,7 @@
 from . import held_earnings
 from . import escrow
 from . import leases
+from . import param_keys
 from . import signature as signatures
 from . import typed_data
 
@@ -54,7 +55,6 @@ SKIPPED_SETTLED: constant(uint256) = 3  # nothing above what is settled already
 SKIPPED_SIGNATURE: constant(uint256) = 4
 
 _BPS: constant(uint256) = 10_000
-_STAKER_SHARE_BPS: constant(uint256) = 1  # key in Params
 
 # the platform's part of settlements, not yet split between stakers and treasury
 fees: public(HashMap[address, uint256])
@@ -123,7 +123,7 @@ def collect_fees(token: address):
     """
     amount: uint256 = self.fees[token]
     self.fees[token] = 0
-    to_stakers: uint256 = amount * staticcall escrow.params.get(_STAKER_SHARE_BPS) // _BPS
+    to_stakers: uint256 = amount * staticcall escrow.params.get(param_keys.STAKER_SHARE_BPS) // _BPS
     treasury: address = staticcall escrow.params.treasury()
     escrow.accounts[leases.staking.address][token] += to_stakers
     escrow.accounts[treasury][token] += amount - to_stakers

@@ -87,7 +87,7 @@ ESCROW = [
         "hold_of_today_judges_old_days",
         "modules/held_earnings.vy",
         "((word >> 136) + 1 + ((word >> 128) & _U8)) * _DAY",
-        "((word >> 136) + 1 + staticcall escrow.params.get(_HOLD_DAYS)) * _DAY",
+        "((word >> 136) + 1 + staticcall escrow.params.get(param_keys.HOLD_DAYS)) * _DAY",
         FIGURES,
     ),
     Mutation(

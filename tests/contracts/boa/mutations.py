@@ -23,8 +23,8 @@ STAKING = [
     Mutation(
         name="a_new_start_may_shorten_the_cooldown",
         file="Staking.vy",
-        old="max(bucket.until, block.timestamp + staticcall params.get(_COOLDOWN))",
-        new="block.timestamp + staticcall params.get(_COOLDOWN)",
+        old="max(bucket.until, block.timestamp + staticcall params.get(param_keys.COOLDOWN))",
+        new="block.timestamp + staticcall params.get(param_keys.COOLDOWN)",
         breaks="cooldown",
     ),
     Mutation(
@@ -59,8 +59,8 @@ STAKING = [
     Mutation(
         name="half_the_minimum_stays_registered",
         file="Staking.vy",
-        old="    if active < staticcall params.get(_MIN_STAKE):\n",
-        new="    if active < staticcall params.get(_MIN_STAKE) // 2:\n",
+        old="    if active < staticcall params.get(param_keys.MIN_STAKE):\n",
+        new="    if active < staticcall params.get(param_keys.MIN_STAKE) // 2:\n",
         breaks="registration",
     ),
     Mutation(
