@@ -1,7 +1,5 @@
 """A whole provider in the test's event loop: real engine, ledger and HTTP; only the chain is a dictionary."""
 
-import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,17 +7,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from protocol.address import to_address
 from protocol.ids import OfferKind, lease_id
 from protocol.signing import Signer
 from protocol.typed_data import Domain, Terms
-from provider.app import create_app
+from provider.api import create_app
 from provider.engine.client import EngineClient, EngineSettings
 from provider.exposure import CreditPolicy
-from provider.guard import EdgeGate, GuardLimits, server_config
+from provider.guard import EdgeGate, GuardLimits
 from provider.leases import Lease, LeaseCache
 from provider.ledger import Ledger
 from provider.model_card import ENGINE_NAME, describe_model, engine_build
@@ -28,8 +25,8 @@ from provider.offers import Offer, OfferBook, make_document, make_terms
 from provider.service import InferenceService, ServiceSettings
 from tests.support.engine_slots import hold_engine_slots
 from tests.support.engines import tiny_model
+from tests.support.serving import serve
 from tests.support.tiny_gguf import CONTEXT, NAME
-from tests.support.waiting import until
 
 DOMAIN = Domain(31337, "0x5FC8d32690cc91D4c39d9d3abcBD16989F875707")
 TOKEN = "0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512"
@@ -171,26 +168,3 @@ async def provider_stack(
         await service.stop()
         await models.stop()
         ledger.close()
-
-
-@asynccontextmanager
-async def serve(app: ASGIApp, guard: GuardLimits | None = None, **socket_options: int) -> AsyncIterator[str]:
-    """An ASGI application on a port of its own; gives its address. `socket_options` are of SOL_SOCKET, by name."""
-    listening = socket.socket()
-    for name, value in socket_options.items():
-        listening.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
-    listening.bind(("127.0.0.1", 0))
-    if guard is None:
-        config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=2)
-    else:
-        config = server_config(app, guard, timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    task = asyncio.create_task(server.serve(sockets=[listening]))
-    await until(lambda: server.started)
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
-        listening.close()

@@ -1,0 +1,35 @@
+"""An ASGI application behind a real HTTP server, with or without the guard."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from provider.guard import GuardLimits, server_config
+from tests.support.waiting import until
+
+
+@asynccontextmanager
+async def serve(app: ASGIApp, guard: GuardLimits | None = None, **socket_options: int) -> AsyncIterator[str]:
+    """An ASGI application on a port of its own; gives its address. `socket_options` are of SOL_SOCKET, by name."""
+    listening = socket.socket()
+    for name, value in socket_options.items():
+        listening.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
+    listening.bind(("127.0.0.1", 0))
+    if guard is None:
+        config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=2)
+    else:
+        config = server_config(app, guard, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    task = asyncio.create_task(server.serve(sockets=[listening]))
+    await until(lambda: server.started)
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+        listening.close()
