@@ -169,6 +169,8 @@ def load_file(path: Path) -> Deployment:
 def parse(document: Any) -> Deployment:
     """A deployment from its decoded JSON."""
     contracts = _member(document, "contracts", dict)
+    if not contracts:
+        raise DeploymentError("contracts names none")
     profile = _member(document, "profile", dict)
     return Deployment(
         chain_id=_whole(document, "chain_id", 1),

@@ -104,6 +104,7 @@ def put(*path: str, value: Any) -> Callable[[Any], None]:
 HEX = "0x" + "0a" * 32
 NO_OBJECTS: list[Any] = [None, [], "text"]
 CHANGES: list[Callable[[Any], None]] = [
+    put("contracts", value={}),
     *[put("chain_id", value=v) for v in (None, "8453", 0, -1, 1.5, True, 2**64)],
     *[put("genesis_hash", value=v) for v in (None, 5, "0x", HEX[2:], HEX[:-1], HEX + "00", "0x" + "zz" * 32)],
     *[put("block", value=v) for v in (None, "1", -1, 2**64)],
