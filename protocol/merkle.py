@@ -283,6 +283,13 @@ def quantise_logprob(logprob: float) -> int:
     return max(-_INT32, min(_INT32 - 1, round(logprob * 1000)))
 
 
+def quantise_component(component: float) -> int:
+    """Millionths of a component of a vector of unit length, rounded half to even. Raises InvalidField beyond ±1."""
+    if not -1.000001 < component < 1.000001:
+        raise InvalidField("component", "not of a vector of unit length")
+    return max(-1_000_000, min(1_000_000, round(component * 1_000_000)))
+
+
 def token_word(token_id: int, logprob: int) -> bytes:
     """The leaf digest of one token: 24 zero bytes, the id as uint32 and the quantised log-probability as int32."""
     check_uint(token_id, "token_id", 32)
@@ -319,3 +326,8 @@ def response_root(tokens: Iterable[tuple[int, int]]) -> bytes:
     for token_id, logprob in tokens:
         answer.append(token_id, logprob)
     return answer.root()
+
+
+def vectors_root(vectors: Iterable[Iterable[int]]) -> bytes:
+    """The root over vectors in millionths: leaf i holds i and component i, counted through all vectors."""
+    return response_root(enumerate(component for vector in vectors for component in vector))

@@ -21,6 +21,7 @@ class Meter:
     units_cached: int = 0
     units_out: int = 0
     ttft_ms: int = 0
+    duration_ms: int = 0
     cost: int = 0
     parts: int = 0
     _root: ResponseRoot = field(default_factory=ResponseRoot)
@@ -41,6 +42,11 @@ class Meter:
         self._charge()
         return quantised
 
+    def add_vectors(self, vectors: list[list[int]]) -> None:
+        """Commits to an embedding's vectors, in millionths; they are no units of output."""
+        for index, component in enumerate(component for vector in vectors for component in vector):
+            self._root.append(index, component)
+
     @property
     def gross(self) -> int:
         """The price of everything so far, before any SLA credit: the most the final receipt can charge for it."""
@@ -56,7 +62,7 @@ class Meter:
         A part charges as if every SLA credit that is still possible fell due; the final receipt charges exactly what
         its own times imply.
         """
-        duration_ms = max(duration_ms, self.ttft_ms)
+        self.duration_ms = duration_ms = max(duration_ms, self.ttft_ms)
         ttft_ms = self.ttft_ms if self.units_out else duration_ms
         if final:
             self.cost = money.cost_after_sla(

@@ -20,7 +20,7 @@ from protocol.keystore import Password
 from protocol.models import ModelEntry
 from protocol.typed_data import Domain
 from provider.anchoring import Anchoring
-from provider.app import create_app
+from provider.api import create_app
 from provider.config import Config
 from provider.engine.client import EngineClient, EngineSettings
 from provider.exceptions import ConfigError
