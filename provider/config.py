@@ -45,6 +45,10 @@ releases_per_tick = 4             # closed leases released a tick, so that offer
     name = "my machine"
     region = "DE"                     # country and optional subdivision, ISO 3166; ZZ is unknown
 
+    [backup]
+    folder = "/mnt/backup"            # on another disk: a backup is made there before each anchor is sent
+    keep = 3
+
 Amounts are decimal strings in token base units.
 """
 
@@ -53,7 +57,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from provider.exceptions import ConfigError
 
@@ -152,6 +156,13 @@ class MetadataSection(_Section):
     region: str = Field(default="ZZ", pattern="^[A-Z]{2}(-[A-Z0-9]{1,3})?$")
 
 
+class BackupSection(_Section):
+    """Where the worker keeps copies of its ledger, and how many."""
+
+    folder: Path | None = None
+    keep: int = Field(default=3, ge=1, le=1000)
+
+
 class Config(_Section):
     """The whole file."""
 
@@ -163,6 +174,14 @@ class Config(_Section):
     operations: OperationsSection = OperationsSection()
     tls: TlsSection = TlsSection()
     metadata: MetadataSection = MetadataSection()
+    backup: BackupSection = BackupSection()
+
+    _file: Path = PrivateAttr(default=Path())
+
+    @property
+    def file(self) -> Path:
+        """Where it was read from."""
+        return self._file
 
 
 def load_config(path: Path) -> Config:
@@ -182,8 +201,11 @@ def load_config(path: Path) -> Config:
         )
         raise ConfigError(f"configuration {path}: {faults}") from error
     folder = path.resolve().parent
-    return config.model_copy(
+    loaded = config.model_copy(
         update={
+            "backup": config.backup.model_copy(
+                update={"folder": folder / config.backup.folder if config.backup.folder else None}
+            ),
             "chain": config.chain.model_copy(update={"deployment": folder / config.chain.deployment}),
             "engine": config.engine.model_copy(update={"model": folder / config.engine.model}),
             "tls": config.tls.model_copy(
@@ -197,3 +219,5 @@ def load_config(path: Path) -> Config:
             ),
         }
     )
+    loaded._file = path.resolve()
+    return loaded
