@@ -5,9 +5,10 @@ Everything that is billed passes through these types, so that metering is the sa
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from provider.offers import Offer
+if TYPE_CHECKING:
+    from provider.offers import Offer  # the engine's process loads this module, and needs no offers
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Hold(Protocol):
 class Backends(Protocol):
     """All models of a worker."""
 
-    async def acquire(self, offer: Offer) -> Hold:
+    async def acquire(self, offer: "Offer") -> Hold:
         """The backend of an offer's model, loading it if need be. Raises EngineError, Refusal `busy` without room."""
 
     def is_ready(self) -> bool:

@@ -2,7 +2,7 @@
 
 EngineError
 ├── EngineStartError   the process could not start or load the model; `code` says why
-├── EngineCrashed      the process ended while requests were running
+├── EngineCrashed      the process ended, or hung and was ended, while requests were running
 └── GenerationError    one request failed; `code` says why, the engine goes on
 """
 
@@ -20,11 +20,15 @@ class EngineStartError(EngineError):
 
 
 class EngineCrashed(EngineError):  # noqa: N818 - it is what happened
-    """The engine process ended or broke its protocol while requests were running; it is restarted."""
+    """The engine process ended, hung or broke its protocol while requests were running; it is restarted."""
 
 
 class GenerationError(EngineError):
-    """One request failed: `prompt_too_long`, `bad_messages`, `bad_request`, `engine_failed` or `overloaded`."""
+    """One request failed.
+
+    By the request's fault: `prompt_too_long`, `bad_messages`, `bad_request`, `bad_schema`. By the engine's:
+    `overloaded` (too many requests wait, try again), `engine_failed`.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

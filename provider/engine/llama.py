@@ -1,10 +1,11 @@
-"""The part of llama.cpp the engine uses, behind small classes: `Model` (weights, vocabulary), `Batcher` (context).
+"""llama.cpp behind two small classes: `Model` (weights, vocabulary) and `Batcher` (context).
 
 Sequences are kept apart (`kv_unified=False`): greedy answers in a batch are then the same as alone, which verification
 by teacher forcing relies on.
 """
 
 import ctypes
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from provider.engine.errors import EngineStartError
+from provider.engine.threads import ThreadPool
 
 GGUF_MAGIC = b"GGUF"
 MAX_PIECE_BYTES = 1024
@@ -47,23 +49,42 @@ class Row:
 class Model:
     """Weights and vocabulary of one GGUF file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, vocabulary_only: bool = False) -> None:
         """Loads the file. Raises EngineStartError: `model_missing`, `model_damaged`."""
         _check_file(path)
         llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
-        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), llama_cpp.llama_model_default_params())
+        params = llama_cpp.llama_model_default_params()
+        params.vocab_only = vocabulary_only
+        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
             raise EngineStartError("model_damaged", f"{path} cannot be loaded: {_errors()}")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.vocabulary_size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
-        self.trained_context: int = llama_cpp.llama_model_n_ctx_train(self._model)
+        self._piece_buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
+        self.piece = functools.cache(self._read_piece)
         self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
 
     @property
     def handle(self) -> Any:
         """llama.cpp's model pointer."""
         return self._model
+
+    @property
+    def vocabulary(self) -> Any:
+        """llama.cpp's vocabulary pointer."""
+        return self._vocab
+
+    @functools.cached_property
+    def trained_context(self) -> int:
+        """Tokens the model was trained to look back on."""
+        return int(self.metadata(f"{self.metadata('general.architecture')}.context_length") or 0)
+
+    @functools.cached_property
+    def silent_tokens(self) -> npt.NDArray[np.int32]:
+        """The tokens that neither write anything nor end an answer."""
+        tokens = range(self.vocabulary_size)
+        return np.array([each for each in tokens if not self.piece(each) and not self.ends_generation(each)], np.int32)
 
     def metadata(self, key: str) -> str | None:
         """A string from the GGUF metadata, or None."""
@@ -85,75 +106,55 @@ class Model:
         text: bytes = llama_cpp.llama_vocab_get_text(self._vocab, int(token)) or b""
         return text.decode(errors="replace")
 
-    def tokenize(self, text: str, *, add_special: bool) -> list[int]:
-        """Token ids of `text`; control tokens written in it are recognised (the chat template writes them)."""
-        data = text.encode()
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        """Token ids of `text`; `parse_special` reads control tokens written in it (the chat template writes them)."""
+        data = text.encode("utf-8", "replace")
         size = len(data) + 2
         while True:
             tokens = (llama_cpp.llama_token * size)()
-            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, size, add_special, True)
+            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, size, add_special, parse_special)
             if count >= 0:
                 return list(tokens[:count])
             size = -count
 
-    def piece(self, token: int) -> bytes:
+    def _read_piece(self, token: int) -> bytes:
         """The bytes a token stands for; control tokens stand for none."""
-        buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
-        length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, MAX_PIECE_BYTES, 0, False)
-        return buffer.raw[: max(length, 0)]
+        length = llama_cpp.llama_token_to_piece(self._vocab, token, self._piece_buffer, MAX_PIECE_BYTES, 0, False)
+        return self._piece_buffer.raw[: max(length, 0)]
 
     def ends_generation(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
 
-class Sampler:
-    """One request's sampler chain: greedy at temperature 0, else nucleus, temperature and a seeded draw."""
-
-    def __init__(self, *, temperature: float, top_p: float, seed: int) -> None:
-        self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        if temperature <= 0:
-            llama_cpp.llama_sampler_chain_add(self._chain, llama_cpp.llama_sampler_init_greedy())
-            return
-        if top_p < 1:
-            llama_cpp.llama_sampler_chain_add(self._chain, llama_cpp.llama_sampler_init_top_p(top_p, 1))
-        llama_cpp.llama_sampler_chain_add(self._chain, llama_cpp.llama_sampler_init_temp(temperature))
-        llama_cpp.llama_sampler_chain_add(self._chain, llama_cpp.llama_sampler_init_dist(seed & 0xFFFF_FFFF))
-
-    @property
-    def handle(self) -> Any:
-        """llama.cpp's sampler pointer."""
-        return self._chain
-
-    def close(self) -> None:
-        """Frees the chain."""
-        if self._chain:
-            llama_cpp.llama_sampler_free(self._chain)
-            self._chain = None
-
-
 class Batcher:
     """A context for several sequences, decoding one batch of rows at a time."""
 
-    def __init__(self, model: Model, *, context: int, sequences: int, threads: int, batch: int) -> None:
+    def __init__(
+        self, model: Model, *, context: int, sequences: int, pool: ThreadPool, batch: int, embeds: bool = False
+    ) -> None:
         """`context` is in tokens per sequence. Raises EngineStartError: `out_of_memory`."""
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = context * sequences
         params.n_seq_max = sequences
         params.n_batch = batch
         params.n_ubatch = batch
-        params.n_threads = threads
-        params.n_threads_batch = threads
+        params.n_threads = pool.threads
+        params.n_threads_batch = pool.threads
         params.kv_unified = False
         params.no_perf = True
-        self._context = llama_cpp.llama_init_from_model(model.handle, params)
-        if not self._context:
+        params.embeddings = embeds
+        params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
+        self.handle = llama_cpp.llama_init_from_model(model.handle, params)
+        if not self.handle:
             raise EngineStartError("out_of_memory", f"no context of {sequences} x {context} tokens: {_errors()}")
-        self._memory = llama_cpp.llama_get_memory(self._context)
+        pool.attach(self.handle)
+        self._memory = llama_cpp.llama_get_memory(self.handle)
         self._batch = llama_cpp.llama_batch_init(batch, 0, 1)
         self._vocabulary_size = model.vocabulary_size
+        self._width: int = llama_cpp.llama_model_n_embd(model.handle)
         self.capacity = batch
-        self.context_per_sequence: int = llama_cpp.llama_n_ctx_seq(self._context)
+        self.context_per_sequence: int = llama_cpp.llama_n_ctx_seq(self.handle)
 
     def decode(self, rows: list[Row]) -> int:
         """Runs one batch. Returns llama.cpp's status: 0, 1 when the KV cache has no room, negative when it failed."""
@@ -165,25 +166,19 @@ class Batcher:
             batch.seq_id[index][0] = row.sequence
             batch.logits[index] = row.wants_logits
         batch.n_tokens = len(rows)
-        return int(llama_cpp.llama_decode(self._context, batch))
+        return int(llama_cpp.llama_decode(self.handle, batch))
 
-    def sample(self, sampler: Sampler, index: int) -> tuple[int, float]:
-        """The next token after batch row `index` and its log-probability under the model, before temperature."""
-        token = int(llama_cpp.llama_sampler_sample(sampler.handle, self._context, index))
-        logits = np.ctypeslib.as_array(
-            llama_cpp.llama_get_logits_ith(self._context, index), shape=(self._vocabulary_size,)
-        )
-        return token, log_probability(logits, token)
+    def logits(self, index: int) -> npt.NDArray[np.float32]:
+        """The logits after batch row `index`, valid until the next decode."""
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.handle, index), shape=(self._vocabulary_size,))
+
+    def embedding(self, index: int) -> npt.NDArray[np.float32]:
+        """The embedding at batch row `index`, valid until the next decode."""
+        return np.ctypeslib.as_array(llama_cpp.llama_get_embeddings_ith(self.handle, index), shape=(self._width,))
 
     def keep(self, sequence: int, length: int) -> None:
         """Forgets everything of a sequence from position `length` on."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1)
-
-
-def log_probability(logits: npt.NDArray[np.float32], token: int) -> float:
-    """log softmax(logits)[token], in nats."""
-    highest = float(logits.max())
-    return float(logits[token]) - highest - float(np.log(np.exp(logits - highest).sum(dtype=np.float64)))
 
 
 def _check_file(path: Path) -> None:

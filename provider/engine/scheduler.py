@@ -2,37 +2,27 @@
 
 A request holds one sequence slot from admission to its last token. A finished slot remembers what it has seen, so that
 a request with the same `cache_key` reuses the common start of its prompt. One cache key never sees what another left.
+
+Admission is by memory: keys and values of all slots are taken when the engine starts (`memory.py` has the formula), so
+a request that gets a slot has room for its whole context, and the others wait (`waiting.py`).
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
+from provider.engine.embedding import Embedder
 from provider.engine.errors import GenerationError
 from provider.engine.frames import Frame
-from provider.engine.llama import Batcher, Model, Row, Sampler
+from provider.engine.llama import Batcher, Model, Row
+from provider.engine.request import Request
+from provider.engine.sampling import Sampler, likeliest, log_probability
 from provider.engine.text import StopText
+from provider.engine.waiting import WaitingRequests
 
 # while others are answering, a long prompt is read in pieces of this many tokens, so that their stream does not stall
 PROMPT_PIECE = 64
 _NO_ROOM = 1
-
-
-@dataclass(frozen=True)
-class Request:
-    """What one generation asks for. `cache_key` is empty when nothing may be reused."""
-
-    id: int
-    prompt: list[int]
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    stop: list[str]
-    cache_key: str
-    received: float = field(default_factory=time.monotonic)
 
 
 class Slot:
@@ -58,11 +48,11 @@ class Slot:
 class Running:
     """A request in its slot."""
 
-    def __init__(self, request: Request, slot: Slot, cached: int) -> None:
+    def __init__(self, request: Request, slot: Slot, cached: int, sampler: Sampler) -> None:
         self.request = request
         self.slot = slot
         self.cached = cached
-        self.sampler = Sampler(temperature=request.temperature, top_p=request.top_p, seed=request.seed)
+        self.sampler = sampler
         self.text = StopText(request.stop)
         self.pending = request.prompt[cached:]  # tokens to decode before the next one can be sampled
         self.generated = 0
@@ -83,22 +73,29 @@ class _Share:
 class Scheduler:
     """Owns the slots; `emit` receives the frames for the host."""
 
-    def __init__(self, model: Model, batcher: Batcher, sequences: int, emit: Callable[[Frame], None]) -> None:
+    def __init__(
+        self, model: Model, batcher: Batcher, sequences: int, embedder: Embedder, emit: Callable[[Frame], None]
+    ) -> None:
         self._model = model
         self._batcher = batcher
+        self._embedder = embedder
         self._emit = emit
         self._free = [Slot(sequence) for sequence in range(sequences)]
-        self._waiting: deque[Request] = deque()
+        self._waiting = WaitingRequests()
         self._running: dict[int, Running] = {}
 
     @property
     def has_work(self) -> bool:
         """Whether a step would decode anything."""
-        return bool(self._waiting and self._free) or any(not running.paused for running in self._running.values())
+        return (
+            bool(self._waiting.has_ready and self._free)
+            or any(not running.paused for running in self._running.values())
+            or self._embedder.has_work
+        )
 
     def submit(self, request: Request) -> None:
-        """Queues a request. Raises GenerationError `prompt_too_long`, `bad_request`."""
-        if self._find(request.id):
+        """Queues a request. Raises GenerationError `prompt_too_long`, `bad_request`, `overloaded`."""
+        if request.id in self._running or self._waiting.find(request.id):
             raise GenerationError("bad_request", f"request {request.id} is already running")
         room = self._batcher.context_per_sequence - len(request.prompt)
         if room < 1:
@@ -106,39 +103,50 @@ class Scheduler:
                 "prompt_too_long",
                 f"prompt of {len(request.prompt)} tokens exceeds the context of {self._batcher.context_per_sequence}",
             )
-        self._waiting.append(request)
+        self._waiting.add(request)
+
+    def embed(self, request_id: int, prompts: list[list[int]]) -> None:
+        """Queues prompts to embed. Raises GenerationError `prompt_too_long`, `overloaded`."""
+        self._embedder.submit(request_id, prompts)
 
     def pause(self, request_id: int) -> None:
-        """Stops decoding of a running request; its slot stays."""
+        """Stops a request: one in a slot keeps it, one that waits is passed over."""
         if running := self._running.get(request_id):
             running.paused = True
+        else:
+            self._waiting.pause(request_id)
 
     def resume(self, request_id: int) -> None:
         """Goes on with a paused request."""
         if running := self._running.get(request_id):
             running.paused = False
+        else:
+            self._waiting.resume(request_id)
 
     def cancel(self, request_id: int) -> None:
         """Ends a request with finish reason `cancelled`; an unknown id is ignored, its end may be on its way."""
+        self._embedder.cancel(request_id)
         if running := self._running.get(request_id):
             self._finish(running, "cancelled")
-            return
-        for request in self._waiting:
-            if request.id == request_id:
-                self._waiting.remove(request)
-                self._emit_unstarted(request)
-                return
+        elif request := self._waiting.remove(request_id):
+            self._emit_unstarted(request)
 
     def step(self) -> None:
-        """Admits waiting requests, decodes one batch and emits what came of it."""
-        while self._waiting and self._free:
-            self._start(self._waiting.popleft())
+        """Admits waiting requests, decodes one batch and emits what came of it; then reads a piece to embed."""
+        while self._free and (request := self._waiting.take()):
+            self._start(request)
         rows, shares = self._plan()
-        if not rows:
-            return
+        if rows:
+            self._decode(rows, shares)
+        if self._embedder.has_work:
+            self._embedder.step(PROMPT_PIECE if rows else self._batcher.capacity)
+
+    def _decode(self, rows: list[Row], shares: list["_Share"]) -> None:
         status = self._batcher.decode(rows)
         if status != 0:
-            self._fail([share.run for share in shares], status)
+            code = "overloaded" if status == _NO_ROOM else "engine_failed"
+            for share in shares:
+                self._fail(share.run, GenerationError(code, f"decoding failed with status {status}"))
             return
         for share in shares:
             run = share.run
@@ -167,25 +175,48 @@ class Scheduler:
         return rows, shares
 
     def _start(self, request: Request) -> None:
+        try:
+            sampler = Sampler(self._model, request, self._batcher.context_per_sequence)
+        except GenerationError as error:
+            self._emit({"ev": "error", "id": request.id, "code": error.code, "message": str(error)})
+            return
         slot = max(self._free, key=lambda candidate: (candidate.common_prefix(request), -len(candidate.seen)))
         self._free.remove(slot)
         cached = slot.common_prefix(request)
         self._batcher.keep(slot.sequence, cached)
         slot.seen = slot.seen[:cached]
         slot.cache_key = request.cache_key
-        self._running[request.id] = Running(request, slot, cached)
+        self._running[request.id] = Running(request, slot, cached, sampler)
         self._emit({"ev": "started", "id": request.id, "prompt_tokens": len(request.prompt), "cached_tokens": cached})
 
     def _advance(self, run: Running, index: int) -> None:
-        token, logprob = self._batcher.sample(run.sampler, index)
+        logits = self._batcher.logits(index)
+        try:
+            token = run.sampler.choose(self._batcher.handle, index, logits)
+        except GenerationError as error:
+            self._fail(run, error)
+            return
         if run.first_token == 0.0:
             run.first_token = time.monotonic()
         if self._model.ends_generation(token):
             self._finish(run, "stop")
             return
         run.generated += 1
-        text = run.text.push(self._model.piece(token))
-        self._emit({"ev": "token", "id": run.request.id, "token": token, "text": text, "logprob": logprob})
+        piece = self._model.piece(token)
+        frame: Frame = {
+            "ev": "token",
+            "id": run.request.id,
+            "token": token,
+            "text": run.text.push(piece),
+            "logprob": log_probability(logits, token),
+        }
+        if run.request.logprobs is not None:
+            frame["piece"] = piece.decode("latin-1")
+            frame["top"] = [
+                [each, logprob, self._model.piece(each).decode("latin-1")]
+                for each, logprob in likeliest(logits, run.request.logprobs)
+            ]
+        self._emit(frame)
         run.pending = [token]
         if run.text.stopped:
             self._finish(run, "stop")
@@ -227,23 +258,14 @@ class Scheduler:
             }
         )
 
-    def _fail(self, runs: list[Running], status: int) -> None:
-        code = "overloaded" if status == _NO_ROOM else "engine_failed"
-        for run in runs:
-            self._emit(
-                {"ev": "error", "id": run.request.id, "code": code, "message": f"decoding failed with status {status}"}
-            )
-            run.slot.cache_key = ""
-            run.slot.seen = []
-            self._batcher.keep(run.slot.sequence, 0)
-            self._leave(run)
+    def _fail(self, run: Running, error: GenerationError) -> None:
+        self._emit({"ev": "error", "id": run.request.id, "code": error.code, "message": str(error)})
+        run.slot.cache_key = ""
+        run.slot.seen = []
+        self._batcher.keep(run.slot.sequence, 0)
+        self._leave(run)
 
     def _leave(self, run: Running) -> None:
         run.sampler.close()
         del self._running[run.request.id]
         self._free.append(run.slot)
-
-    def _find(self, request_id: int) -> Any:
-        return self._running.get(request_id) or next(
-            (request for request in self._waiting if request.id == request_id), None
-        )
