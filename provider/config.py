@@ -219,5 +219,5 @@ def load_config(path: Path) -> Config:
             ),
         }
     )
-    loaded._file = path.resolve()
+    loaded._file = path.resolve()  # noqa: SLF001 - of this module
     return loaded
