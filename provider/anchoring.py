@@ -5,6 +5,7 @@ count never gets two roots. A tick sends and returns; later ticks see what becam
 """
 
 import asyncio
+from collections.abc import Callable
 
 from eth_abi.abi import encode
 
@@ -16,7 +17,7 @@ from protocol.headers import Signed
 from protocol.signing import Signer
 from protocol.typed_data import Anchor
 from provider.exceptions import AnchorError
-from provider.ledger import StoredAnchor
+from provider.ledger import Ledger, StoredAnchor
 from provider.service import InferenceService
 
 
@@ -27,16 +28,60 @@ def anchor_word(anchor: Anchor) -> bytes:
     return keccak(encode(["uint64", "bytes32"], [anchor.count, anchor.root]))
 
 
+def reconcile(ledger: Ledger, provider: int, latest: bytes, sign: Callable[[Anchor], Signed[Anchor]], now: int) -> None:
+    """Raises AnchorError unless the chain's `latest` anchor is over receipts that this ledger has.
+
+    One that the ledger's range leads to and that it has no record of, because it was restored from a copy made before
+    the signature, is recorded with a new signature of the same content.
+    """
+    if latest == ZERO_BYTES32 or any(anchor_word(known) == latest for known in ledger.anchors()):
+        return
+    last = ledger.last_anchor()
+    known = last.signed.message if last else Anchor(provider, 0, ZERO_BYTES32)
+    for count in range(ledger.count, known.count, -1):
+        anchor = Anchor(provider, count, ledger.root(count))
+        if anchor_word(anchor) == latest:
+            ledger.record_anchor(StoredAnchor(sign(anchor), known.count, known.root), now)
+            return
+    raise AnchorError(
+        f"the chain's latest anchor of provider {provider} is over receipts that this ledger, with {ledger.count} of "
+        f"them, does not have: it was restored from an old copy, or another worker uses another ledger. {_WAY_OUT}"
+    )
+
+
+_WAY_OUT = (
+    "Nothing is served or anchored with it, because a contradicting anchor is slashed. Stop the worker and bring back "
+    "the newest ledger file or a newer backup; if there is none, end all leases and register again as a new provider"
+)
+
+
 class Anchoring:
-    """One provider's anchors."""
+    """One provider's anchors.
+
+    `save` is called before one leaves, to make a copy of the ledger that has it; it raises ProviderError if it cannot.
+    """
 
     def __init__(
-        self, service: InferenceService, client: ChainClient, sender: TransactionSender, node_signer: Signer
+        self,
+        service: InferenceService,
+        client: ChainClient,
+        sender: TransactionSender,
+        node_signer: Signer,
+        save: Callable[[], object] | None = None,
     ) -> None:
         self._service = service
         self._client = client
         self._sender = sender
         self._signer = node_signer
+        self._save = save
+        self._saved: Anchor | None = None
+
+    async def check_not_contradicting(self) -> None:
+        """To be called before anything is served. Raises AnchorError if the ledger lacks what the chain has anchored,
+        ChainError."""
+        latest, _ = await asyncio.to_thread(self._on_chain)
+        service = self._service
+        await service.write(reconcile, service.ledger, service.provider, latest, self._sign, service.clock.now())
 
     async def tick(self) -> Anchor | None:
         """Confirms or sends again the last signed anchor, or signs and sends a new one if receipts were added.
@@ -57,7 +102,7 @@ class Anchoring:
         anchor = Anchor(self._service.provider, count, await self._service.write(ledger.root, count))
         stored = StoredAnchor(self._sign(anchor), last.count, last.root)
         await self._service.write(ledger.record_anchor, stored, self._service.clock.now())
-        await asyncio.to_thread(self._submit, stored)
+        await self._send(stored)
         return None
 
     async def _follow(self, stored: StoredAnchor) -> Anchor | None:
@@ -74,8 +119,14 @@ class Anchoring:
         if stored.signed.recover(self._service.domain) != self._signer.address:
             stored = StoredAnchor(self._sign(anchor), stored.prev_count, stored.prev_root)
             await self._service.write(self._service.ledger.replace_anchor, stored)
-        await asyncio.to_thread(self._submit, stored)
+        await self._send(stored)
         return None
+
+    async def _send(self, stored: StoredAnchor) -> None:
+        if self._save is not None and self._saved != stored.signed.message:
+            await asyncio.to_thread(self._save)
+            self._saved = stored.signed.message
+        await asyncio.to_thread(self._submit, stored)
 
     def _sign(self, anchor: Anchor) -> Signed[Anchor]:
         return Signed(anchor, self._signer.sign(self._service.domain, anchor))
@@ -85,10 +136,8 @@ class Anchoring:
         latest, _ = await asyncio.to_thread(self._on_chain)
         if latest != expected:
             raise AnchorError(
-                f"the chain's latest anchor of provider {self._service.provider} is not this ledger's: the ledger was "
-                "restored from an old copy, or another worker uses another ledger. Nothing is anchored, because a "
-                "contradicting anchor is slashed. Stop the worker and bring back the newest ledger file; if it is "
-                "lost, end all leases and register again as a new provider"
+                f"the chain's latest anchor of provider {self._service.provider} is not this ledger's: it was "
+                f"restored from an old copy, or another worker uses another ledger. {_WAY_OUT}"
             )
         key = await asyncio.to_thread(self._client.node_key, self._service.provider)
         if key != self._signer.address:

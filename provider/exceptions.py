@@ -2,6 +2,7 @@
 
 ProviderError
 ├── ConfigError          the configuration or a file it names cannot be used
+├── BackupError          a backup cannot be made, or is not one to restore
 ├── LedgerError          the ledger cannot be opened, belongs to someone else, or contradicts itself
 │   └── AnchorError      signing an anchor would contradict the chain, or the node key is not in force
 └── Refusal              a request is refused; carries an HTTP status and a machine-readable code
@@ -18,6 +19,10 @@ class ProviderError(Exception):
 
 class ConfigError(ProviderError):
     """The worker cannot start with this configuration."""
+
+
+class BackupError(ProviderError):
+    """A backup cannot be made, or must not be restored."""
 
 
 class LedgerError(ProviderError):

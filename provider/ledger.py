@@ -160,6 +160,16 @@ class Ledger:
         )
         return [AdmittedRequest(row[0], row[1], row[2], int(row[3]), row[4]) for row in rows]
 
+    def abandon_open(self) -> int:
+        """Gives up every unfinished request; returns how many. No receipt is ever signed for one of them again.
+
+        For a restored ledger: what was open when the copy was made may have ended since, with a final receipt that the
+        copy does not know, and a second one would contradict it.
+        """
+        with self._transaction():
+            self._db.execute("INSERT INTO abandoned_requests SELECT lease_id, seq FROM open_requests")
+            return self._db.execute("DELETE FROM open_requests").rowcount
+
     # --- receipts
 
     def record_receipt(self, signed: Signed[Receipt]) -> None:
@@ -171,10 +181,7 @@ class Ledger:
         key = (receipt.lease_id, receipt.seq)
         with self._transaction():
             if not self._db.execute("SELECT 1 FROM open_requests WHERE lease_id = ? AND seq = ?", key).fetchone():
-                is_known = self.request(*key) is not None
-                raise LedgerError(
-                    f"seq {receipt.seq} {'already has its final receipt' if is_known else 'was never admitted'}"
-                )
+                raise LedgerError(f"seq {receipt.seq} {self._why_not_open(*key)}")
             receipt_digest = digest(self._domain, receipt)
             try:
                 self._db.execute(
@@ -270,6 +277,11 @@ class Ledger:
         ).fetchone()
         return StoredAnchor(parse_anchor(row[0]), row[1], row[2]) if row else None
 
+    def anchors(self) -> Iterator[Anchor]:
+        """Every anchor that was signed, the newest first."""
+        for row in self._db.execute("SELECT signed FROM anchors ORDER BY count DESC"):
+            yield parse_anchor(row[0]).message
+
     # --- settlements
 
     def record_settlement(self, lease_id: bytes, cumulative: int, now: int) -> None:
@@ -317,12 +329,14 @@ class Ledger:
             if self.settled_with(owner) != total:
                 raise LedgerError(f"the settled total of owner {owner} differs from its leases'")
         (lost,) = self._db.execute(
-            "SELECT count(*) FROM requests AS r WHERE EXISTS (SELECT 1 FROM open_requests AS o "
-            "WHERE o.lease_id = r.lease_id AND o.seq = r.seq) = EXISTS (SELECT 1 FROM receipts AS f "
+            "SELECT count(*) FROM requests AS r WHERE 1 <> "
+            "(SELECT count(*) FROM open_requests AS o WHERE o.lease_id = r.lease_id AND o.seq = r.seq) + "
+            "(SELECT count(*) FROM abandoned_requests AS a WHERE a.lease_id = r.lease_id AND a.seq = r.seq) + "
+            "(SELECT count(*) FROM receipts AS f "
             "WHERE f.lease_id = r.lease_id AND f.seq = r.seq AND f.position IS NOT NULL)"
         ).fetchone()
         if lost:
-            raise LedgerError(f"{lost} requests are neither open nor finished, or both")
+            raise LedgerError(f"{lost} requests are neither open nor ended, or both")
         fresh = MountainRange()
         for (receipt_digest,) in self._db.execute(
             "SELECT digest FROM receipts WHERE position IS NOT NULL ORDER BY position"
@@ -365,6 +379,13 @@ class Ledger:
             migrate(self._db)
         elif stored.get("schema") != str(SCHEMA_VERSION):
             raise LedgerError(f"ledger {path} was written by a newer version of this program: use that one")
+
+    def _why_not_open(self, lease_id: bytes, seq: int) -> str:
+        if self.request(lease_id, seq) is None:
+            return "was never admitted"
+        if self.final_receipt(lease_id, seq) is not None:
+            return "already has its final receipt"
+        return "was abandoned when the ledger was restored"
 
     def _write_account(self, lease_id: bytes, before: Account, after: Account) -> None:
         self._db.execute(

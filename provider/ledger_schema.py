@@ -41,6 +41,11 @@ CREATE TABLE open_requests (        -- admitted, without a final receipt
     seq      INTEGER NOT NULL,
     PRIMARY KEY (lease_id, seq)
 ) WITHOUT ROWID;
+CREATE TABLE abandoned_requests (   -- open when the ledger was restored: another copy may have signed their end
+    lease_id BLOB NOT NULL,
+    seq      INTEGER NOT NULL,
+    PRIMARY KEY (lease_id, seq)
+) WITHOUT ROWID;
 """
 
 _RECEIPTS = """

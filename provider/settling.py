@@ -6,6 +6,7 @@ A tick sends and returns; what became of it is seen by later ticks. Nothing wait
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocol.chain.client import ChainClient
@@ -84,6 +85,25 @@ def gas_limit(estimate: int, leases: int) -> int:
     return max(estimate + estimate // 5, BASE_GAS + leases * LEASE_GAS_LIMIT) + GAS_MARGIN
 
 
+def submit(
+    client: ChainClient, sender: TransactionSender, provider: int, token: str, batch: Sequence[Signed[Voucher]]
+) -> str:
+    """Sends a batch; returns the name of its transaction, which is the same for the same batch. Raises ChainError."""
+    rows = []
+    for signed in batch:
+        r, vs = signed.signature.compact()
+        voucher = signed.message
+        rows.append((voucher.lease_id, voucher.cumulative, voucher.context, r, vs))
+    data = client.encode("LeaseEscrow", "settle", provider, token, rows)
+    name = f"settle:{keccak(data).hex()[:32]}"
+    escrow = client.deployment.address("LeaseEscrow")
+    estimate = client.estimate_gas(Transaction(escrow, data).as_request(sender.address))
+    outcome = sender.retry(name, escrow, data, gas=gas_limit(estimate, len(batch)))
+    if outcome.has_failed or outcome.note:
+        _log.warning("settlement %s at nonce %d: %s", outcome.key, outcome.nonce, outcome.note)
+    return name
+
+
 class Settling:
     """One provider's settlements."""
 
@@ -157,20 +177,7 @@ class Settling:
         return (BASE_GAS + LEASE_GAS) * per_gas * self._policy.ether_price // WEI_PER_ETHER
 
     def _submit(self, token: str, batch: list[Signed[Voucher]]) -> str:
-        """Sends a batch; returns the name of its transaction, which is the same for the same batch."""
-        rows = []
-        for signed in batch:
-            r, vs = signed.signature.compact()
-            voucher = signed.message
-            rows.append((voucher.lease_id, voucher.cumulative, voucher.context, r, vs))
-        data = self._client.encode("LeaseEscrow", "settle", self._service.provider, token, rows)
-        name = f"settle:{keccak(data).hex()[:32]}"
-        escrow = self._client.deployment.address("LeaseEscrow")
-        estimate = self._client.estimate_gas(Transaction(escrow, data).as_request(self._sender.address))
-        outcome = self._sender.retry(name, escrow, data, gas=gas_limit(estimate, len(batch)))
-        if outcome.has_failed or outcome.note:
-            _log.warning("settlement %s at nonce %d: %s", outcome.key, outcome.nonce, outcome.note)
-        return name
+        return submit(self._client, self._sender, self._service.provider, token, batch)
 
     async def _note(self, lease: Lease) -> bool:
         """Records what the chain has settled, in a final block, if that is new."""

@@ -107,6 +107,21 @@ def test_settlements_count_for_their_owner(ledger: Ledger) -> None:
     assert ledger.last_settlement(LEASE) == (10, NOW + 5)
 
 
+def test_abandoned_request_is_never_signed_for(ledger: Ledger) -> None:
+    admit(ledger, 0)
+    admit(ledger, 1)
+    ledger.record_receipt(receipt(0))
+    assert ledger.abandon_open() == 1
+    assert ledger.abandon_open() == 0
+    assert ledger.unfinished() == []
+    for part in (0, 1):
+        with pytest.raises(LedgerError, match="abandoned when the ledger was restored"):
+            ledger.record_receipt(receipt(1, part))
+    with pytest.raises(LedgerError, match="is used"):
+        admit(ledger, 1)
+    ledger.check()
+
+
 def test_released_leases_are_out_of_the_way(ledger: Ledger) -> None:
     other = b"\x02" * 32
     ledger.record_voucher(voucher(10), OWNER, NOW)
@@ -242,7 +257,7 @@ def test_check_notices_a_lost_total(ledger: Ledger) -> None:
 def test_check_notices_a_forgotten_request(ledger: Ledger) -> None:
     admit(ledger)
     ledger._db.execute("DELETE FROM open_requests")
-    with pytest.raises(LedgerError, match="neither open nor finished"):
+    with pytest.raises(LedgerError, match="neither open nor ended"):
         ledger.check()
 
 
