@@ -21,6 +21,7 @@ from protocol.models import ModelEntry
 from protocol.typed_data import Domain
 from provider.anchoring import Anchoring
 from provider.api import create_app
+from provider.backup import LEDGER_FILE, OFFERS_FOLDER, SENDER_FILE, Backups
 from provider.config import Config
 from provider.engine.client import EngineClient, EngineSettings
 from provider.exceptions import ConfigError
@@ -33,14 +34,12 @@ from provider.model_card import describe_model
 from provider.models.pool import ModelPool
 from provider.offers import OfferBook
 from provider.releasing import Releasing
+from provider.restoring import check_restored
 from provider.service import InferenceService, ServiceSettings
 from provider.settling import Settling, SettlingPolicy
 from provider.upkeep import Job, Upkeep
 
 _log = logging.getLogger(__name__)
-LEDGER_FILE = "ledger.sqlite"
-SENDER_FILE = "sender.sqlite"
-OFFERS_FOLDER = "offers"
 
 
 class Worker:
@@ -55,8 +54,9 @@ class Worker:
         self.domain = Domain(deployment.chain_id, deployment.address("LeaseEscrow"))
         self._node = keystore.load(config.provider.node_key, password)
         self._operator = keystore.load(config.provider.operator_key, password)
-        self._check_registration()
         data = config.provider.data
+        check_restored(data)
+        self._check_registration()
         data.mkdir(parents=True, exist_ok=True)
         offers = OfferBook(data / OFFERS_FOLDER)
         model = _check_model(offers, config.engine.model)
@@ -87,7 +87,9 @@ class Worker:
             ),
         )
         policy = SettlingPolicy(config.settling.gas_multiple, config.settling.ether_price)
-        self.anchoring = Anchoring(self.service, self.client, self.sender, self._node)
+        copies = config.backup
+        save = Backups(config, copies.folder, copies.keep, self._node).take if copies.folder else None
+        self.anchoring = Anchoring(self.service, self.client, self.sender, self._node, save)
         self.settling = Settling(self.service, self.market, self.sender, policy)
         self.releasing = Releasing(self.service, self.market, self.sender, config.settling.releases_per_tick)
         self._anchor_due = 0.0
@@ -110,6 +112,7 @@ class Worker:
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         await self.market.refresh()
+        await self.anchoring.check_not_contradicting()
         await self.models.start()
         interrupted = await self.service.recover()
         if interrupted:
