@@ -13,11 +13,11 @@ from protocol.keystore import Password
 from protocol.money import CLAW, Money, Price, parse_price
 from protocol.signing import Signer
 from protocol.typed_data import Domain, hash_struct
+from provider.backup import OFFERS_FOLDER
 from provider.exceptions import ConfigError
 from provider.model_card import ENGINE_NAME, describe_model, engine_build
 from provider.offers import Offer, OfferBook, make_document, make_terms
 from provider.owner import OfferLimits, Owner
-from provider.worker import OFFERS_FOLDER
 
 CONFIG_FILE = "provider.toml"
 SERVED_CONTEXT = 4096
