@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from consumer.cli import PASSWORD_VARIABLE, app
 from protocol import keystore
-from provider.worker import OFFERS_FOLDER
+from provider.backup import OFFERS_FOLDER
 from tests.support.anvil import Anvil
 from tests.support.engines import tiny_model
 from tests.support.live_market import ETHER, PASSWORD, SCRYPT_N, LiveMarket, live_market, signer_of
