@@ -36,7 +36,7 @@ class TokenEarnings:
 def earnings(config: Config) -> list[TokenEarnings]:
     """One entry for each payment token. Raises ChainError."""
     with _client(config) as client:
-        return _read(client, config.provider.id)
+        return read_earnings(client, config.provider.id)
 
 
 def withdraw(config: Config, owner_key: Path, password: Password, to: str | None = None) -> list[Money]:
@@ -57,7 +57,7 @@ def withdraw(config: Config, owner_key: Path, password: Password, to: str | None
         with TransactionSender(client, signer, path, SenderPolicy(poll_s=0.2)) as sender:
             domain = Domain(client.deployment.chain_id, client.deployment.address("LeaseEscrow"))
             owner = Owner(client, sender, domain)
-            for found in _read(client, provider):
+            for found in read_earnings(client, provider):
                 if found.free:
                     owner.collect(secrets.token_hex(8), provider, found.address)
                 amount = client.account(signer.address, found.address)
@@ -71,7 +71,8 @@ def _client(config: Config) -> ChainClient:
     return ChainClient(config.chain.rpc, deployments.load_file(config.chain.deployment))
 
 
-def _read(client: ChainClient, provider: int) -> list[TokenEarnings]:
+def read_earnings(client: ChainClient, provider: int) -> list[TokenEarnings]:
+    """One entry for each payment token. Raises ChainError."""
     owner = client.get(client.reads.owner_of(provider))
     found = []
     for token, contract in TOKEN_CONTRACTS.items():

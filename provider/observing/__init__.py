@@ -1,0 +1,1 @@
+"""What the worker shows its owner: metrics, logs, readiness, status."""
