@@ -18,6 +18,7 @@ from provider.metering import Meter, prompt_cost
 from provider.upkeep import place_of
 
 _log = logging.getLogger(__name__)
+_STATUS = {"bad_messages": 400, "bad_request": 400, "bad_schema": 400, "prompt_too_long": 413, "overloaded": 503}
 
 
 class Clock(Protocol):
@@ -133,8 +134,5 @@ def _unexpected(error: Exception) -> Refusal:
 def as_refusal(error: EngineError) -> Refusal:
     """What a client learns of an engine's failure."""
     if isinstance(error, GenerationError):
-        status = {"bad_messages": 400, "bad_request": 400, "prompt_too_long": 413, "overloaded": 503}.get(
-            error.code, 502
-        )
-        return Refusal(error.code, str(error), status=status)
+        return Refusal(error.code, str(error), status=_STATUS.get(error.code, 502))
     return Refusal(RefusalCode.BUSY, f"{error}; try again")

@@ -11,6 +11,7 @@ from typing import Any
 
 from protocol.documents import DocumentType, check_document, check_terms_document, document_digest, model_fingerprint
 from protocol.exceptions import ProtocolError
+from protocol.ids import OfferKind
 from protocol.typed_data import Terms, hash_struct
 from provider.exceptions import ConfigError
 
@@ -47,12 +48,17 @@ class Offer:
 
 
 def make_document(
-    model: dict[str, Any], *, max_units_in: int, max_units_out: int, max_concurrent: int
+    model: dict[str, Any],
+    *,
+    max_units_in: int,
+    max_units_out: int,
+    max_concurrent: int,
+    kind: OfferKind = OfferKind.INFERENCE,
 ) -> dict[str, Any]:
-    """A terms document for inference with this model card."""
+    """A terms document for inference or embedding with this model card."""
     document = {
         "schema": "clawmarket/terms/1",
-        "kind": "inference",
+        "kind": kind.label,
         "model": model,
         "tier": "shared",
         "region": "ZZ",
@@ -82,9 +88,9 @@ def make_terms(
     sla_milli_tokens_per_s: int = 0,
     sla_credit_bps: int = 0,
 ) -> Terms:
-    """Terms of an inference offer; prices in base units of `token` per `unit_scale` tokens."""
+    """Terms of an offer of the document's kind; prices in base units of `token` per `unit_scale` tokens."""
     return Terms(
-        offer_kind=0,
+        offer_kind=int(OfferKind.from_label(document["kind"])),
         token=token,
         price_in=price_in,
         price_out=price_out,

@@ -57,7 +57,10 @@ def check_tools(tools: list[Tool], choice: ToolChoice | None) -> list[str]:
     texts = []
     for number, tool in enumerate(tools):
         if tool.function.parameters is not None:
-            check_schema(tool.function.parameters, f"tools.{number}.function.parameters")
+            place = f"tools.{number}.function.parameters"
+            check_schema(tool.function.parameters, place)
+            if not isinstance(tool.function.parameters.get("$defs", {}), dict):
+                raise wrong(f"{place}.$defs", "is no object")
         texts.append(json.dumps(tool.for_template(), ensure_ascii=False))
     names = {tool.function.name for tool in tools}
     if len(names) != len(tools):
@@ -70,18 +73,28 @@ def check_tools(tools: list[Tool], choice: ToolChoice | None) -> list[str]:
 
 
 def forced_output(tools: list[Tool], choice: ToolChoice | None) -> JsonOutput | None:
-    """The output that a required or named choice leaves open; None where the model may say what it likes."""
+    """The output that a required or named choice leaves open; None where the model may say what it likes.
+
+    Raises Refusal where two functions' schemas contradict each other.
+    """
     if isinstance(choice, NamedTool):
         tools = [tool for tool in tools if tool.function.name == choice.function.name]
     elif choice != "required":
         return None
-    calls = [_call_schema(tool.function) for tool in tools]
+    definitions: dict[str, Any] = {}
+    calls = [_call_schema(tool.function, definitions) for tool in tools]
     schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    if definitions:
+        schema = {**schema, "$defs": definitions}
     return JsonOutput(schema, before=CALL_START + "\n", after="\n" + CALL_END)
 
 
-def _call_schema(function: Function) -> dict[str, Any]:
-    parameters = function.parameters or {"type": "object"}
+def _call_schema(function: Function, definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema of one call; what its parameters refer to goes to `definitions`, which stand at the root."""
+    parameters = dict(function.parameters or {"type": "object"})
+    for name, definition in parameters.pop("$defs", {}).items():
+        if definitions.setdefault(name, definition) != definition:
+            raise wrong("tools", f"two functions define `$defs/{name}` differently")
     return {
         "type": "object",
         "properties": {"name": {"const": function.name}, "arguments": parameters},

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from protocol.address import to_address
-from protocol.ids import OfferKind, lease_id
+from protocol.ids import lease_id
 from protocol.signing import Signer
 from protocol.typed_data import Domain, Terms
 from provider.api import create_app
@@ -92,7 +92,6 @@ def make_lease(terms: Terms, nonce: int = 0, **changes: object) -> Lease:
         is_revoked=False,
         is_released=False,
     )
-    assert terms.offer_kind == OfferKind.INFERENCE
     return replace(lease, **changes)  # type: ignore[arg-type]
 
 

@@ -27,7 +27,7 @@ from protocol.typed_data import Domain, Receipt, Voucher
 from tests.support.provider_stack import DOMAIN, SESSION
 from tests.support.tiny_gguf import NAME
 
-ROUTE = "POST /v1/chat/completions"
+PATH = "/v1/chat/completions"
 
 
 @dataclass
@@ -37,6 +37,7 @@ class Prepared:
     body: bytes
     context: RequestContext
     voucher: Signed[Voucher]
+    path: str = PATH
 
     def headers(self) -> dict[str, str]:
         """What goes out, whether it fits together or not."""
@@ -76,7 +77,7 @@ class Received:
             self.error = content.get("error", self.error)
             self.usage = content.get("usage", self.usage)
             for choice in content.get("choices", []):
-                self.text += choice["delta"].get("content", "")
+                self.text += choice.get("text", "") or choice.get("delta", {}).get("content", "")
                 self.finish_reason = choice["finish_reason"] or self.finish_reason
         elif ours := parse_line(line):
             {StreamToken: self.tokens, Signed: self.receipts, Exposure: self.exposures}[type(ours)].append(ours)  # type: ignore[attr-defined]
@@ -107,13 +108,14 @@ def prepare(
     sent_at: int | None = None,
     signer: Signer = SESSION,
     domain: Domain = DOMAIN,
+    path: str = PATH,
 ) -> Prepared:
     """A valid request, unless told otherwise."""
     body = chat_body() if body is None else body
     salt = secrets.token_bytes(32)
     sent_at = int(time.time()) if sent_at is None else sent_at
-    context = RequestContext(seq, request_hash(salt, canonical_body(ROUTE, body)), max_cost, sent_at, salt)
-    return Prepared(body, context, sign(lease_id, cumulative, context.context, signer, domain))
+    context = RequestContext(seq, request_hash(salt, canonical_body(f"POST {path}", body)), max_cost, sent_at, salt)
+    return Prepared(body, context, sign(lease_id, cumulative, context.context, signer, domain), path)
 
 
 class RawGateway:
@@ -130,9 +132,7 @@ class RawGateway:
 
     async def post(self, prepared: Prepared, headers: dict[str, str] | None = None) -> httpx.Response:
         """Sends and reads the whole answer."""
-        return await self.http.post(
-            "/v1/chat/completions", content=prepared.body, headers=headers or prepared.headers()
-        )
+        return await self.http.post(prepared.path, content=prepared.body, headers=headers or prepared.headers())
 
     async def ask(self, prepared: Prepared) -> Received:
         """Sends and takes the stream apart."""
@@ -144,7 +144,7 @@ class RawGateway:
     async def lines(self, prepared: Prepared, received: Received) -> AsyncIterator[str]:
         """The stream's lines, fed into `received` as they come."""
         async with self.http.stream(
-            "POST", "/v1/chat/completions", content=prepared.body, headers=prepared.headers()
+            "POST", prepared.path, content=prepared.body, headers=prepared.headers()
         ) as response:
             assert response.status_code == httpx.codes.OK, await response.aread()
             async for line in response.aiter_lines():
