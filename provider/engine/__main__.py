@@ -145,6 +145,10 @@ class Engine:
             case "count":
                 tokens = len(self._prompts.tokens(_prompt(frame["prompt"])))
                 self._link.put({"ev": "counted", "id": request_id, "tokens": tokens})
+            case "render":
+                self._link.put(
+                    {"ev": "rendered", "id": request_id, "text": self._prompts.text(_prompt(frame["prompt"]))}
+                )
             case "tokenize":
                 ids = self._model.tokenize(str(frame["text"]), add_special=False, parse_special=False)
                 pieces = [self._model.piece(token).decode("latin-1") for token in ids]

@@ -141,6 +141,10 @@ class EngineClient:
         """Tokens of the prompt as the model will read it. Raises EngineError."""
         return int((await self._ask({"op": "count", "prompt": _prompt(prompt)}))["tokens"])
 
+    async def render(self, prompt: Prompt) -> str:
+        """The prompt as text, without the start token that servers add themselves. Raises EngineError."""
+        return str((await self._ask({"op": "render", "prompt": _prompt(prompt)}))["text"])
+
     async def tokenize(self, text: str) -> list[tuple[int, bytes]]:
         """The text's tokens with their bytes, no special ones; some models begin with a space. Raises EngineError."""
         frame = await self._ask({"op": "tokenize", "text": text})

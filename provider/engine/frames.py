@@ -4,6 +4,7 @@ A prompt is {messages, tools}, {text} or {tokens}. Bytes are strings of the char
 
 Host to engine, by `op`:
 - `count` {id, prompt}: how many tokens the prompt has
+- `render` {id, prompt}: the prompt as text
 - `tokenize` {id, text}: the text's tokens, without any special ones
 - `embed` {id, prompts}
 - `generate` {id, prompt, max_tokens, temperature, top_p, seed, stop, frequency_penalty, presence_penalty, logprobs,
@@ -17,6 +18,7 @@ Engine to host, by `ev`:
 - `fatal` {code, message}: once, instead of `ready`; the engine exits with a non-zero code
 - `pong` {}
 - `counted` {id, tokens}
+- `rendered` {id, text}
 - `tokenized` {id, tokens, pieces}: `pieces` holds the bytes of each token
 - `embedding` {id, index, vector}: for each prompt, in order; then `embedded` {id}
 - `started` {id, prompt_tokens, cached_tokens}

@@ -53,6 +53,10 @@ def _literal(text: str) -> str:
     return '"' + _ESCAPED.sub(lambda match: f"\\x{ord(match[0]):02X}", text) + '"'
 
 
+def _times(least: int, most: int | None) -> str:
+    return f"{{{least},{'' if most is None else most}}}"
+
+
 class _Converter(SchemaConverter):
     def __init__(self) -> None:
         super().__init__(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)  # type: ignore[no-untyped-call]
@@ -62,19 +66,36 @@ class _Converter(SchemaConverter):
         """Adds the rules of a strict schema; returns the name of its rule."""
         self._refs = {f"#/$defs/{name}": each for name, each in schema.get("$defs", {}).items()}
         for name, rule in _PRIMITIVES.items():
-            self._add_rule(name, rule.content)  # type: ignore[no-untyped-call]
+            self._rule(name, rule.content)
         root = {key: value for key, value in schema.items() if key != "$defs"}
-        return str(self.visit(root, "json"))  # type: ignore[no-untyped-call]
+        return self.visit(root, "json")
 
     def text(self) -> str:
         """All rules."""
         return str(self.format_grammar())  # type: ignore[no-untyped-call]
 
+    def visit(self, schema: dict[str, Any], name: str) -> str:
+        """The name of a schema's rule. Repetitions leave in llama.cpp's short form, the converter's is too deep."""
+        least, most = schema.get("minItems", schema.get("minLength")), schema.get("maxItems", schema.get("maxLength"))
+        if least is None:
+            return str(super().visit(schema, name))  # type: ignore[no-untyped-call]
+        if schema["type"] == "string":
+            return self._rule(name, f'"\\"" char{_times(least, most)} "\\"" space')
+        if most == 0:
+            return self._rule(name, '"[" space "]" space')
+        item = self.visit(schema["items"], f"{name}-item")
+        more = self._rule(f"{name}-more", f'"," space {item}')
+        items = self._rule(f"{name}-items", f"{item} {more}{_times(max(least - 1, 0), most and most - 1)}")
+        return self._rule(name, f'"[" space {items}{"" if least else "?"} "]" space')
+
+    def _rule(self, name: str, rule: str) -> str:
+        return str(self._add_rule(name, rule))  # type: ignore[no-untyped-call]
+
     def _resolve_ref(self, ref: str) -> str:
         if ref not in self._names:
             self._names[ref] = name = f"json-ref-{len(self._names)}-of-schema"
             self._rules[name] = ""
-            self._rules[name] = self.visit(self._refs[ref], name)  # type: ignore[no-untyped-call]
+            self._rules[name] = self.visit(self._refs[ref], name)
         return self._names[ref]
 
     def _add_primitive(self, name: str, rule: BuiltinRule) -> str:

@@ -154,8 +154,11 @@ async def launch(settings: EngineSettings, folder: Path) -> Connection:
         async with asyncio.timeout(START_TIMEOUT_S):
             return await _first_frame(process, accepted, errors)
     except BaseException as error:
-        if accepted.done():
+        if not accepted.cancel():
             accepted.result()[1].close()
+        if isinstance(error, asyncio.CancelledError) and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
         await _end(process)
         await errors.text()
         if isinstance(error, TimeoutError):

@@ -125,11 +125,12 @@ class _Grammar:
         state = self._decoder.getstate()
         try:
             self._decoder.decode(piece)
+            unfinished = self._decoder.getstate()[0]
         except UnicodeDecodeError:
             return False
         finally:
             self._decoder.setstate(state)
-        return True
+        return not (unfinished.startswith(b"\xed") and unfinished[1:] >= b"\xa0")  # Python waits for half characters
 
     def _apply(self, candidates: npt.NDArray[np.void]) -> None:
         llama_cpp.llama_sampler_apply(self._sampler, ctypes.byref(_array(candidates)))

@@ -27,8 +27,8 @@ TYPES = ("object", "array", "string", "number", "boolean", "null")
 ANY: dict[str, Any] = {"type": list(TYPES)}
 
 _ANNOTATIONS = frozenset(
-    "title description default examples example deprecated readOnly writeOnly discriminator format "
-    "$schema $id $comment $defs definitions".split()
+    {"title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "discriminator"}
+    | {"$schema", "$id", "$comment", "$defs", "definitions", "format"}
 )
 _OF_TYPE = {
     "object": frozenset({"properties", "required", "additionalProperties"}),
@@ -51,7 +51,7 @@ def bad_schema(reason: str) -> GenerationError:
 def strict_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema in the few forms the converter keeps; {} is any object. Raises GenerationError `bad_schema`."""
     try:
-        size = len(json.dumps(schema, allow_nan=False).encode("utf-8", "strict"))
+        size = len(json.dumps(schema, allow_nan=False, ensure_ascii=False).encode())
         if size > MAX_BYTES:
             raise bad_schema(f"it has {size} bytes, the most are {MAX_BYTES}")
         return _Strict(schema).run()

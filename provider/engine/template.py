@@ -49,6 +49,18 @@ class Prompts:
             raise GenerationError("bad_request", "the prompt has no tokens")
         return tokens
 
+    def text(self, prompt: Prompt) -> str:
+        """The prompt as another server takes it: without the start token that such a server adds itself.
+
+        Raises GenerationError `bad_messages`, and `bad_request` for token ids.
+        """
+        if prompt.text is not None:
+            return prompt.text
+        if prompt.messages is None:
+            raise GenerationError("bad_request", "token ids are no text")
+        text = self._written(prompt.messages, prompt.tools)
+        return text.removeprefix(self._bos) if self._model.adds_bos else text
+
     def _checked(self, tokens: list[int]) -> list[int]:
         for token in tokens:
             if type(token) is not int or not 0 <= token < self._model.vocabulary_size:
@@ -58,12 +70,15 @@ class Prompts:
         return tokens
 
     def _rendered(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> list[int]:
-        try:
-            text = self._render(messages, tools)
-        except Exception as error:
-            raise GenerationError("bad_messages", f"the chat template refuses these messages: {error}") from error
+        text = self._written(messages, tools)
         writes_bos = bool(self._bos) and text.startswith(self._bos)
         return self._model.tokenize(text, add_special=self._model.adds_bos and not writes_bos)
+
+    def _written(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+        try:
+            return self._render(messages, tools)
+        except Exception as error:
+            raise GenerationError("bad_messages", f"the chat template refuses these messages: {error}") from error
 
     def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
         return self._formatter(messages=cast("Any", messages), tools=cast("Any", tools)).prompt

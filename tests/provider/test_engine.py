@@ -6,42 +6,20 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from provider.backend import Done, Generation, GenerationRequest, Prompt, Token
+from provider.backend import GenerationRequest, Prompt
 from provider.engine.client import EngineClient, EngineSettings
 from provider.engine.errors import EngineCrashed, EngineStartError, GenerationError
 from tests.support.engine_slots import hold_engine_slots
 from tests.support.engines import tiny_model
+from tests.support.generating import ask, collect, ids, run
 from tests.support.tiny_gguf import CONTEXT, prompt_tokens
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-def ask(text: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": text}]
-
-
-async def collect(generation: Generation) -> tuple[list[Token], Done]:
-    tokens: list[Token] = []
-    async for event in generation:
-        if isinstance(event, Done):
-            return tokens, event
-        tokens.append(event)
-    raise AssertionError("no end")
-
-
-async def run(engine: EngineClient, text: str, max_tokens: int = 24, **options: Any) -> tuple[list[Token], Done]:
-    request = GenerationRequest(Prompt(ask(text)), max_tokens, **{"temperature": 0.0, **options})
-    return await collect(await engine.generate(request))
-
-
-def ids(answer: tuple[list[Token], Done]) -> list[int]:
-    return [token.token for token in answer[0]]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

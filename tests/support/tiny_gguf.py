@@ -23,8 +23,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_tiny_gguf(path: Path, seed: int = 1) -> Path:
-    """Writes the model; the same seed gives the same bytes."""
+def write_tiny_gguf(path: Path, seed: int = 1, template: str = CHAT_TEMPLATE) -> Path:
+    """Writes the model; the same arguments give the same bytes."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(NAME)
     writer.add_context_length(CONTEXT)
@@ -37,7 +37,7 @@ def write_tiny_gguf(path: Path, seed: int = 1) -> Path:
     writer.add_rope_dimension_count(HEAD_DIM)
     writer.add_vocab_size(VOCABULARY)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    _add_vocabulary(writer)
+    _add_vocabulary(writer, template)
     _add_weights(writer, np.random.default_rng(seed))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -52,7 +52,7 @@ def prompt_tokens(messages: list[dict[str, str]]) -> int:
     return len(text.encode()) + 1
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, template: str) -> None:
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
     types = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
     types += [gguf.TokenType.BYTE] * 256 + [gguf.TokenType.NORMAL]
@@ -65,7 +65,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    writer.add_chat_template(template)
 
 
 def _add_weights(writer: gguf.GGUFWriter, random: np.random.Generator) -> None:

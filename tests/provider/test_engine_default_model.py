@@ -1,0 +1,77 @@
+"""The engine with the default model, a real one: its batches, JSON and tools."""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator
+
+import jsonschema
+import pytest
+import pytest_asyncio
+
+from provider.backend import JsonOutput, Prompt
+from provider.engine.client import EngineClient, EngineSettings
+from provider.engine.memory import estimate_bytes
+from tests.support.engine_slots import hold_engine_slots
+from tests.support.engines import default_model
+from tests.support.generating import ids, run, text_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+PARALLEL = 8
+CONTEXT = 512
+TOKENS = 24
+SUBJECTS = ("a river", "mountains", "bread", "the sea at night", "seven dwarfs", "rust", "music", "tea")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def engine() -> AsyncIterator[EngineClient]:
+    client = EngineClient(EngineSettings(default_model(), threads=2, parallel=PARALLEL, context=CONTEXT))
+    with hold_engine_slots(2):
+        await client.start()
+        yield client
+        await client.stop()
+
+
+async def test_eight_answers_at_once_are_those_alone(engine: EngineClient) -> None:
+    """With prompts of several lengths, read in pieces while others answer."""
+    questions = [f"Tell me about {subject}." * (1 + number % 3 * 4) for number, subject in enumerate(SUBJECTS)]
+    alone = [await run(engine, question, TOKENS) for question in questions]
+    together = await asyncio.gather(*[run(engine, question, TOKENS) for question in questions])
+    assert [ids(answer) for answer in together] == [ids(answer) for answer in alone]
+    assert len({tuple(ids(answer)) for answer in alone}) == PARALLEL
+
+
+async def test_json_of_a_real_vocabulary_validates(engine: EngineClient) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "city": {"enum": ["Paris", "Zürich", "São Paulo"]},
+            "people": {"type": "integer"},
+            "note": {"type": "string", "maxLength": 20},
+        },
+        "required": ["city", "people", "note"],
+    }
+    for seed in range(3):
+        output = JsonOutput(schema, before="<tool_call>\n", after="\n</tool_call>")
+        answer = await run(engine, "Describe a city.", 100, temperature=1.2, seed=seed, output=output, logprobs=3)
+        text = text_of(answer)
+        assert answer[1].finish_reason == "stop"
+        jsonschema.validate(json.loads(text.removeprefix(output.before).removesuffix(output.after)), schema)
+        assert b"".join(token.piece for token in answer[0]).decode() == text
+        assert all(math.fsum(math.exp(top.logprob) for top in token.top) <= 1 + 1e-6 for token in answer[0])
+
+
+async def test_text_comes_back_from_its_tokens(engine: EngineClient) -> None:
+    text = "Grüße, 世界! <|im_end|> def f(x): return x  # 🙂"
+    pairs = await engine.tokenize(text)
+    assert b"".join(piece for _, piece in pairs).decode() == text
+    assert await engine.count(Prompt(tokens=[token for token, _ in pairs])) == len(pairs)
+
+
+async def test_memory_is_not_underestimated(engine: EngineClient) -> None:
+    import psutil
+
+    assert engine.pid is not None
+    await engine.embed([Prompt(text="x")])
+    used = psutil.Process(engine.pid).memory_info().rss
+    assert used < estimate_bytes(default_model(), CONTEXT, PARALLEL) < 2.5 * used
