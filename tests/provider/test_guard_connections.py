@@ -224,6 +224,7 @@ async def test_connections_of_one_address_are_limited_and_the_newest_refused() -
         fourth = await RawConnection.open(url)
         await fourth.say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = await fourth.until_closed()
+        fourth.close()
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 1" in answer
         for raw in first:
