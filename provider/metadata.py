@@ -8,6 +8,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from fastapi import FastAPI, Request, Response
+
 from protocol.chain.client import ChainClient
 from protocol.documents import document_digest, open_envelope, sign_envelope
 from protocol.exceptions import InvalidDocument
@@ -15,7 +17,7 @@ from protocol.signing import Signer
 from protocol.typed_data import Domain
 from provider import tls
 from provider.config import Config
-from provider.exceptions import ConfigError
+from provider.exceptions import ConfigError, Refusal
 from provider.files import write_whole
 from provider.offers import Offer
 
@@ -127,6 +129,19 @@ def prepare(config: Config, client: ChainClient, domain: Domain, node: Signer, o
         raise ConfigError(f"this cannot be published: {error}; correct [metadata] in the configuration") from error
     write_whole(config.provider.data / METADATA_FILE, text)
     return Metadata(text, described, document_digest(described))
+
+
+def add_route(app: FastAPI, known: Metadata | None) -> None:
+    """`GET /v1/provider` on the public surface: the envelope, the same bytes until the worker starts anew."""
+
+    @app.get("/v1/provider")
+    async def provider(request: Request) -> Response:
+        if known is None:
+            raise Refusal("not_published", "this provider has published no metadata", status=404)
+        headers = {"ETag": f'"{known.digest.hex()}"', "Cache-Control": "max-age=300"}
+        if headers["ETag"] in request.headers.get("If-None-Match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(known.text, media_type="application/json", headers=headers)
 
 
 def faults(config: Config, known: Metadata | None, on_chain: bytes, node_key: str, now: int) -> list[str]:

@@ -4,16 +4,12 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol import keystore
 from protocol.chain import deployments
 from protocol.chain.client import ChainClient
-from protocol.chain.sender import SenderPolicy, TransactionSender
 from protocol.keystore import Password
 from protocol.money import CLAW, USDC, Money, Token
-from protocol.typed_data import Domain
 from provider.config import Config
-from provider.exceptions import ConfigError
-from provider.owner import Owner
+from provider.owner import open_owner
 
 TOKEN_CONTRACTS = {USDC: "TestUSDC", CLAW: "ClawToken"}
 
@@ -44,26 +40,16 @@ def withdraw(config: Config, owner_key: Path, password: Password, to: str | None
 
     Raises ConfigError if the key is not the provider's owner, ChainError, KeystoreError.
     """
-    signer = keystore.load(owner_key, password)
     provider = config.provider.id
     paid = []
-    with _client(config) as client:
-        client.check_deployment()
-        registered = client.get(client.reads.owner_of(provider))
-        if registered != signer.address:
-            raise ConfigError(f"provider {provider} belongs to {registered}, {owner_key} holds {signer.address}")
-        config.provider.data.mkdir(parents=True, exist_ok=True)
-        path = config.provider.data / "owner.sqlite"
-        with TransactionSender(client, signer, path, SenderPolicy(poll_s=0.2)) as sender:
-            domain = Domain(client.deployment.chain_id, client.deployment.address("LeaseEscrow"))
-            owner = Owner(client, sender, domain)
-            for found in read_earnings(client, provider):
-                if found.free:
-                    owner.collect(secrets.token_hex(8), provider, found.address)
-                amount = client.account(signer.address, found.address)
-                if amount:
-                    owner.withdraw(secrets.token_hex(8), found.address, amount, to or signer.address)
-                    paid.append(Money(amount, found.token))
+    with open_owner(config, owner_key, password) as (client, owner):
+        for found in read_earnings(client, provider):
+            if found.free:
+                owner.collect(secrets.token_hex(8), provider, found.address)
+            amount = client.account(owner.address, found.address)
+            if amount:
+                owner.withdraw(secrets.token_hex(8), found.address, amount, to or owner.address)
+                paid.append(Money(amount, found.token))
     return paid
 
 

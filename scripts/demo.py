@@ -261,8 +261,6 @@ deployment = "{deployment}"
 [provider]
 id = {enrolment.provider}
 [engine]
-model = "{model}"
-threads = {max(1, (os.cpu_count() or 2) - 1)}
 parallel = 2
 context = 2048
 [serving]
@@ -272,6 +270,8 @@ chunk_tokens = 16
 tick_s = 1
 anchor_s = 0
 gas_multiple = 0
+[operations]
+port = 0
 """,
         encoding="utf-8",
     )
@@ -287,7 +287,7 @@ def start_worker(world: World, processes: Processes, enrolment: Enrolment) -> st
     password_file.write_text(world.password.reveal() + "\n")
     command = [sys.executable, str(ROOT / "clawmarket_cli.py"), "provider", "run"]
     command += ["--config", str(enrolment.config), "--password-file", str(password_file)]
-    endpoint = processes.start("provider", command, r"serves on (http://\S+)")
+    endpoint = processes.start("provider", command, r"serves on (http://[^\s\"]+)")
 
     def ready() -> bool:
         with contextlib.suppress(httpx.HTTPError):

@@ -20,6 +20,7 @@ from consumer.funds import Funds
 from consumer.lease import Leases, LeaseWish
 from consumer.offers import fetch_offer
 from consumer.store import LeaseRecord, Store
+from consumer.tls import unchecked_context
 from consumer.tokenizer import PromptCounter
 from protocol import keystore
 from protocol.chain.client import ChainClient
@@ -106,13 +107,15 @@ deployment = "{self.deployment_file}"
 [provider]
 id = {enrolment.provider}
 [engine]
-model = "{tiny_model()}"
+threads = 1
 [serving]
 {lines}
 [settling]
 tick_s = 0.5
 anchor_s = 0
 gas_multiple = 0
+[operations]
+port = 0
 """
         )
         (folder / "password").write_text(PASSWORD.reveal() + "\n")
@@ -184,7 +187,9 @@ class WorkerProcess:
 
         def ready() -> bool:
             try:
-                return httpx.get(f"{address}/healthz", timeout=5).status_code == httpx.codes.OK
+                return (
+                    httpx.get(f"{address}/healthz", timeout=5, verify=unchecked_context()).status_code == httpx.codes.OK
+                )
             except httpx.HTTPError:
                 return False
 
@@ -217,7 +222,7 @@ class WorkerProcess:
         self._reader.join(10)
 
     def _address(self) -> str | None:
-        found = re.search(r"serves on (http://\S+)", self.output)
+        found = re.search(r"serves on (https?://[^\s\"]+)", self.output)
         if found is None and self.process.poll() is not None:
             raise AssertionError(f"the worker ended: {self.output}")
         return found[1] if found else None
