@@ -8,6 +8,7 @@ import typer
 PARTS = {
     "keys": ("protocol.cli", "Make, import and look at keystores."),
     "provider": ("provider.cli", "Rent out this machine's models."),
+    "models": ("provider.models.cli", "The model files this machine may serve."),
     "consumer": ("consumer.cli", "Buy answers: leases, questions, receipts."),
 }
 

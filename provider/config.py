@@ -11,10 +11,18 @@
     operator_key = "operator.json"    # keystore of the account that pays for transactions
 
     [engine]
-    model = "model.gguf"
-    threads = 2
-    parallel = 4
+    model = "model.gguf"              # one more model beside those of `clawmarket models add`
+    memory = "8 GiB"                  # of all models together; by default half of the machine's
+    threads = 3                       # of all models together; by default all cores but one, never more than there are
+    parallel = 4                      # answers at once, for each model
     context = 4096                    # tokens per sequence
+
+    [backends.smollm2-135m-instruct]  # offers of this model with the engine "openai-compatible" are served by
+    url = "http://127.0.0.1:11434/v1" # another server
+    model = "smollm2:135m"            # its name there
+    key_file = "upstream.key"         # or key_env = "UPSTREAM_KEY"
+    api = "completions"               # or "chat" for servers without plain completions
+    logprobs = false                  # whether it can give log-probabilities; without them nobody can check answers
 
     [serving]
     host = "127.0.0.1"
@@ -53,9 +61,10 @@ Amounts are decimal strings in token base units.
 """
 
 import math
+import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
@@ -66,6 +75,14 @@ def _amount(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
 
 
+def _memory(value: Any) -> Any:
+    found = re.fullmatch(r"([0-9]{1,6}) ?([KMGT])iB", value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError('memory is written like "8 GiB" or "512 MiB"')
+    return int(found[1]) << 10 * (1 + "KMGT".index(found[2]))
+
+
+Memory = Annotated[int, BeforeValidator(_memory), Field(ge=1)]
 Amount = Annotated[int, BeforeValidator(_amount), Field(ge=0, lt=2**96)]
 
 
@@ -90,12 +107,33 @@ class ProviderSection(_Section):
 
 
 class EngineSection(_Section):
-    """The model and how to run it."""
+    """How models are run; `memory` in bytes and `threads` are shared by all of them."""
 
-    model: Path
-    threads: int = Field(default=1, ge=1, le=256)
+    model: Path | None = None
+    memory: Memory | None = None
+    threads: int | None = Field(default=None, ge=1, le=256)
     parallel: int = Field(default=4, ge=1, le=64)
     context: int = Field(default=0, ge=0)
+
+
+class BackendSection(_Section):
+    """Another server that answers for one model, reached by the OpenAI protocol."""
+
+    url: str = Field(pattern=r"^https?://[^/?#@]+(/[^?#@]*)?$")
+    model: str = Field(min_length=1, max_length=256)
+    api: Literal["completions", "chat"] = "completions"
+    logprobs: bool = False
+    key_file: Path | None = None
+    key_env: str | None = None
+
+    @model_validator(mode="after")
+    def _safe_key(self) -> Self:
+        if self.key_file is not None and self.key_env is not None:
+            raise ValueError("give key_file or key_env, not both")
+        has_key = self.key_file is not None or self.key_env is not None
+        if has_key and not re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])[:/]", self.url + "/"):
+            raise ValueError("a key is sent over https only, or to this machine")
+        return self
 
 
 class ServingSection(_Section):
@@ -168,7 +206,8 @@ class Config(_Section):
 
     chain: ChainSection
     provider: ProviderSection
-    engine: EngineSection
+    engine: EngineSection = EngineSection()
+    backends: dict[str, BackendSection] = {}
     serving: ServingSection = ServingSection()
     settling: SettlingSection = SettlingSection()
     operations: OperationsSection = OperationsSection()
@@ -207,7 +246,13 @@ def load_config(path: Path) -> Config:
                 update={"folder": folder / config.backup.folder if config.backup.folder else None}
             ),
             "chain": config.chain.model_copy(update={"deployment": folder / config.chain.deployment}),
-            "engine": config.engine.model_copy(update={"model": folder / config.engine.model}),
+            "engine": config.engine.model_copy(
+                update={"model": folder / config.engine.model if config.engine.model else None}
+            ),
+            "backends": {
+                name: backend.model_copy(update={"key_file": folder / backend.key_file if backend.key_file else None})
+                for name, backend in config.backends.items()
+            },
             "tls": config.tls.model_copy(
                 update={
                     "certificate": folder / config.tls.certificate if config.tls.certificate else None,

@@ -1,6 +1,5 @@
 """What a GGUF file is: its digests and figures, as an offer's terms state them. Reads the header, runs nothing."""
 
-import hashlib
 import struct
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -9,8 +8,10 @@ from typing import Any, BinaryIO
 
 from protocol.models import ModelEntry, chat_template_digest, tokenizer_digest
 from provider.exceptions import ConfigError
+from provider.models.files import Progress, sha256_of
 
 ENGINE_NAME = "llama.cpp"
+FOREIGN_ENGINE = "openai-compatible"
 _MAGIC = b"GGUF"
 _MAX_FIELDS = 65_536
 _MAX_HEADER_BYTES = 256 * 1024 * 1024
@@ -44,8 +45,10 @@ def read_header(path: Path) -> GgufHeader:
         raise ConfigError(f"model file {path} is not a readable GGUF file: {error}") from error
 
 
-def describe_model(path: Path, name: str) -> ModelEntry:
-    """The registry entry that fits a model file. Raises ConfigError."""
+def describe_model(
+    path: Path, name: str, gguf_sha256: str | None = None, *, progress: Progress | None = None
+) -> ModelEntry:
+    """The registry entry that fits a model file, whose SHA-256 is found out unless given. Raises ConfigError."""
     header = read_header(path)
     architecture = header.values.get("general.architecture")
     context = header.values.get(f"{architecture}.context_length")
@@ -53,11 +56,9 @@ def describe_model(path: Path, name: str) -> ModelEntry:
     if not isinstance(context, int):
         raise ConfigError(f"model file {path} does not say its context length")
     template = header.values.get("tokenizer.chat_template")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return ModelEntry(
         name=name,
-        gguf_sha256=digest,
+        gguf_sha256=gguf_sha256 or sha256_of(path, progress),
         tokenizer_sha256=tokenizer_digest(header.raw),
         chat_template_sha256=chat_template_digest(template if isinstance(template, str) else None),
         quantisation=_FILE_TYPES.get(file_type, f"type-{file_type}") if isinstance(file_type, int) else "unknown",
@@ -66,9 +67,12 @@ def describe_model(path: Path, name: str) -> ModelEntry:
     )
 
 
-def engine_build() -> str:
-    """The build of the engine that serves, as the terms name it."""
-    return version("llama-cpp-python")
+def engine_build(engine: str = ENGINE_NAME) -> str:
+    """The build of the engine that serves, as the terms name it.
+
+    Of a foreign server's build nothing can be known: there it is this program's, which counts what is billed.
+    """
+    return version("llama-cpp-python" if engine == ENGINE_NAME else "clawmarket")
 
 
 class _HeaderReader:

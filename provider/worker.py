@@ -7,7 +7,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import uvicorn
 
@@ -17,26 +16,30 @@ from protocol.chain.client import ChainClient
 from protocol.chain.clock import MarketClock
 from protocol.chain.sender import SenderPolicy, TransactionSender
 from protocol.keystore import Password
-from protocol.models import ModelEntry
 from protocol.typed_data import Domain
+from provider import metadata
 from provider.anchoring import Anchoring
 from provider.api import create_app
 from provider.backup import LEDGER_FILE, OFFERS_FOLDER, SENDER_FILE, Backups
 from provider.config import Config
-from provider.engine.client import EngineClient, EngineSettings
 from provider.exceptions import ConfigError
 from provider.exposure import CreditPolicy
 from provider.leases import LeaseCache
 from provider.ledger import Ledger
 from provider.limits import TokenBucket
 from provider.market import Market
-from provider.model_card import describe_model
-from provider.models.pool import ModelPool
+from provider.models.library import ModelLibrary
+from provider.models.serving import make_pool
+from provider.observing.logs import hide
+from provider.observing.metrics import Metrics
+from provider.observing.observer import Observer
+from provider.observing.operations import add_readiness, operations
 from provider.offers import OfferBook
 from provider.releasing import Releasing
 from provider.restoring import check_restored
 from provider.service import InferenceService, ServiceSettings
 from provider.settling import Settling, SettlingPolicy
+from provider.tls import tls_files
 from provider.upkeep import Job, Upkeep
 
 _log = logging.getLogger(__name__)
@@ -54,19 +57,19 @@ class Worker:
         self.domain = Domain(deployment.chain_id, deployment.address("LeaseEscrow"))
         self._node = keystore.load(config.provider.node_key, password)
         self._operator = keystore.load(config.provider.operator_key, password)
+        hide(password.reveal(), self._node.private_key.hex(), self._operator.private_key.hex())
         data = config.provider.data
         check_restored(data)
         self._check_registration()
         data.mkdir(parents=True, exist_ok=True)
         offers = OfferBook(data / OFFERS_FOLDER)
-        model = _check_model(offers, config.engine.model)
+        self.models = make_pool(config, ModelLibrary(data), offers)
         clock = MarketClock.of(deployment.profile)
         self.market = Market(self.client, clock)
         self.sender = TransactionSender(self.client, self._operator, data / SENDER_FILE, SenderPolicy(poll_s=0.2))
-        settings = EngineSettings(
-            config.engine.model, config.engine.threads, config.engine.parallel, config.engine.context
-        )
-        self.models = ModelPool({model.gguf_sha256: EngineClient(settings)})
+        self._tls = tls_files(config)
+        self._metadata = metadata.load(config, self.domain)
+        metrics = Metrics()
         serving = config.serving
         self.service = InferenceService(
             domain=self.domain,
@@ -85,6 +88,17 @@ class Worker:
                 voucher_timeout_s=serving.voucher_timeout_s,
                 closing_margin_s=config.settling.closing_margin_s,
             ),
+            metrics=metrics,
+        )
+        self._observer = Observer(
+            config=config,
+            service=self.service,
+            client=self.client,
+            operator=self._operator.address,
+            ledger_path=data / LEDGER_FILE,
+            metrics=metrics,
+            known=self._metadata,
+            parallel=config.engine.parallel,
         )
         policy = SettlingPolicy(config.settling.gas_multiple, config.settling.ether_price)
         copies = config.backup
@@ -100,19 +114,29 @@ class Worker:
 
     async def _serve(self) -> None:
         with _listen(self._config.serving.host, self._config.serving.port) as listening:
-            async with self._running():
+            async with self._running(), operations(self._config, self._observer):
                 app = create_app(self.service)
+                add_readiness(app, self._observer)
+                metadata.add_route(app, self._metadata)
                 settings = uvicorn.Config(
-                    app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=5
+                    app,
+                    lifespan="off",
+                    log_config=None,
+                    access_log=False,
+                    timeout_graceful_shutdown=5,
+                    ssl_certfile=self._tls.certificate if self._tls else None,
+                    ssl_keyfile=self._tls.key if self._tls else None,
                 )
                 host, port = listening.getsockname()[:2]
-                _log.info("provider %d serves on http://%s:%d", self.service.provider, host, port)
+                scheme = "https" if self._tls else "http"
+                _log.info("provider %d serves on %s://%s:%d", self.service.provider, scheme, host, port)
                 await _Server(settings).serve(sockets=[listening])
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         await self.market.refresh()
         await self.anchoring.check_not_contradicting()
+        await asyncio.to_thread(self._check_metadata)
         await self.models.start()
         interrupted = await self.service.recover()
         if interrupted:
@@ -138,13 +162,21 @@ class Worker:
             Job("looking after running requests", self.service.look_after_running),
             Job("anchoring", self._anchor),
             Job("releasing", self.releasing.tick),
+            Job("noting the tick", self._observer.note_tick),
         ]
-        return Upkeep(jobs, self._config.settling.tick_s)
+        return Upkeep([self._observer.watch(job) for job in jobs], self._config.settling.tick_s)
 
     async def _anchor(self) -> None:
         loop = asyncio.get_running_loop()
         if loop.time() >= self._anchor_due and await self.anchoring.tick():
             self._anchor_due = loop.time() + self._config.settling.anchor_s
+
+    def _check_metadata(self) -> None:
+        """Warns of what consumers would stumble over. Raises ChainError."""
+        on_chain = self.client.get(self.client.reads.metadata_digest(self._config.provider.id))
+        now = self.service.clock.now()
+        for fault in metadata.faults(self._config, self._metadata, on_chain, self._node.address, now):
+            _log.warning("%s: run `clawmarket provider publish`", fault)
 
     def _check_registration(self) -> None:
         provider = self._config.provider.id
@@ -167,16 +199,6 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _check_model(offers: OfferBook, model: Path) -> ModelEntry:
-    if not offers.all():
-        raise ConfigError("there are no offers: run `clawmarket provider init` first")
-    found = describe_model(model, "model")
-    for offer in offers.current():
-        if offer.document["model"]["gguf_sha256"] != found.gguf_sha256:
-            raise ConfigError(f"{model} is not the model file that offer {offer.offer_id} promises")
-    return found
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,7 +1,9 @@
 """The worker as a process, on a real chain: its whole work, kill -9, outages, and starts that cannot work."""
 
 import asyncio
+import json
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from tests.support.anvil import wait_for
 from tests.support.engine_slots import hold_engine_slots
 from tests.support.live_market import ETHER, LiveMarket, WorkerProcess, ask, live_market, signer_of
 from tests.support.raw_gateway import RawGateway, Received, chat_body, prepare
-from tests.support.tiny_gguf import write_tiny_gguf
+from tests.support.tiny_gguf import NAME, write_tiny_gguf
 
 DAY_S = 86_400
 
@@ -252,10 +254,20 @@ def edited(enrolment: Enrolment, folder: Path, old: str, new: str) -> Path:
         (folder / name).write_bytes((source / name).read_bytes())
         (folder / name).chmod(0o600)
     text = enrolment.config.read_text()
+    text = text.replace("[provider]\n", f'[provider]\ndata = "{source}/data"\n')
     assert old in text
-    text = text.replace(old, new).replace("[provider]\n", f'[provider]\ndata = "{source}/data"\n')
+    text = text.replace(old, new)
     (folder / "provider.toml").write_text(text)
     return folder / "provider.toml"
+
+
+def moved(enrolment: Enrolment, folder: Path, model: Path) -> Path:
+    """A copy of the configuration and the offers, with the model's file at another path."""
+    source = enrolment.config.parent
+    shutil.copytree(source / "data" / "offers", folder / "data" / "offers")
+    shutil.copy(source / "data" / "models.json", folder / "data")
+    (folder / "data" / "model-files.json").write_text(json.dumps({NAME: str(model)}))
+    return edited(enrolment, folder, f'data = "{source}/data"', f'data = "{folder}/data"')
 
 
 def fails(config: Path, words: str) -> None:
@@ -310,14 +322,19 @@ def test_unusable_model(enrolment: Enrolment, tmp_path: Path, content: bytes | N
     path = tmp_path / "model.gguf"
     if content is not None:
         path.write_bytes(content)
-    config = edited(enrolment, tmp_path, "[engine]\nmodel = ", f'[engine]\nmodel = "{path}"\n#')
+    config = moved(enrolment, tmp_path, path)
     fails(config, "cannot be read" if content is None else "not a readable GGUF file")
 
 
 def test_another_model_than_promised(enrolment: Enrolment, tmp_path: Path) -> None:
     other = write_tiny_gguf(tmp_path / "other.gguf", seed=9)
-    config = edited(enrolment, tmp_path, "[engine]\nmodel = ", f'[engine]\nmodel = "{other}"\n#')
-    fails(config, "is not the model file that offer")
+    fails(moved(enrolment, tmp_path, other), "is another file than promised")
+
+
+def test_no_model_of_that_offer(enrolment: Enrolment, tmp_path: Path) -> None:
+    config = moved(enrolment, tmp_path, tmp_path)
+    (tmp_path / "data" / "models.json").unlink()
+    fails(config, "register the right one with `clawmarket models add`")
 
 
 def test_another_providers_id(enrolment: Enrolment, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ async def chain_provider(market: LiveMarket, folder: Path) -> AsyncIterator[Chai
         ledger=Ledger(folder / "ledger.sqlite", market.domain, provider),
         leases=LeaseCache(chain.lease, 0.0),
         offers=OfferBook(folder / "offers"),
-        backends=ModelPool({}),
+        backends=ModelPool({}, 0),
         clock=chain.clock,
         settings=ServiceSettings(CreditPolicy(2_000)),
     )

@@ -20,7 +20,7 @@ from provider.guard import EdgeGate, GuardLimits
 from provider.leases import Lease, LeaseCache
 from provider.ledger import Ledger
 from provider.model_card import ENGINE_NAME, describe_model, engine_build
-from provider.models.pool import ModelPool
+from provider.models.pool import ModelPool, PooledModel, Server, key_of
 from provider.offers import Offer, OfferBook, make_document, make_terms
 from provider.service import InferenceService, ServiceSettings
 from tests.support.engine_slots import hold_engine_slots
@@ -125,11 +125,13 @@ async def provider_stack(
     voucher_timeout_s: float = 2.0,
     offer: Offer | None = None,
     guard: GuardLimits | None = None,
+    backend: Server | None = None,
     **settings: Any,
 ) -> AsyncIterator[ProviderStack]:
     """Runs a provider until the end of the block; `folder` holds its ledger and offers, and may be one used before.
 
-    Without `guard` nothing stands between clients and the application.
+    Without `guard` nothing stands between clients and the application; without `backend` the tiny model's engine
+    serves.
     """
     offer = offer or make_offer()
     book = OfferBook(folder / "offers")
@@ -142,7 +144,7 @@ async def provider_stack(
     clock = TestClock()
     ledger = Ledger(folder / "ledger.sqlite", DOMAIN, PROVIDER)
     engine = EngineClient(EngineSettings(tiny_model(), threads=1, parallel=4))
-    models = ModelPool({offer.document["model"]["gguf_sha256"]: engine})
+    models = ModelPool({key_of(offer): PooledModel(offer.model_name, 1, lambda: None, lambda: backend or engine)}, 1)
     service = InferenceService(
         domain=DOMAIN,
         provider=PROVIDER,

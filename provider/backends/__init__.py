@@ -1,0 +1,1 @@
+"""Servers of others behind the worker's own metering."""

@@ -1,0 +1,91 @@
+"""`clawmarket models …`"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from protocol.exceptions import ProtocolError
+from provider.exceptions import ProviderError
+
+app = typer.Typer(help="The model files this machine may serve.", no_args_is_help=True)
+
+ConfigOption = Annotated[Path, typer.Option("--config", envvar="CLAWMARKET_PROVIDER", help="The worker's TOML file.")]
+NameArgument = Annotated[str, typer.Argument(help="The model's name.")]
+_LARGE = 256 * 1024 * 1024
+
+
+@app.command()
+def add(
+    path: Annotated[Path, typer.Argument(help="GGUF file; it stays where it is.")],
+    config: ConfigOption,
+    name: Annotated[str | None, typer.Option(help="Name for clients; by default the one everybody knows.")] = None,
+) -> None:
+    """Read a model file and register it under a name."""
+    from provider.config import load_config
+    from provider.models.library import ModelLibrary
+
+    try:
+        model = ModelLibrary(load_config(config).provider.data).add(path, name, _show)
+    except (ProviderError, ProtocolError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{model.entry.name}  {model.entry.quantisation}  {model.entry.gguf_sha256}")
+    typer.echo("next: publish an offer of it with `clawmarket provider init`")
+
+
+@app.command("list")
+def list_models(config: ConfigOption) -> None:
+    """Show the registered models."""
+    from provider.config import load_config
+    from provider.models.library import ModelLibrary
+
+    try:
+        models = list(ModelLibrary(load_config(config).provider.data))
+    except (ProviderError, ProtocolError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    for model in models:
+        size = (model.entry.size_bytes or 0) / 2**20
+        typer.echo(f"{model.entry.name}  {model.entry.quantisation}  {size:,.0f} MiB  {model.path}")
+    if not models:
+        typer.echo("there are no models: add one with `clawmarket models add PATH`")
+
+
+@app.command()
+def remove(name: NameArgument, config: ConfigOption) -> None:
+    """Forget a model; its file stays. A worker with an offer of it does not start any more."""
+    from provider.config import load_config
+    from provider.models.library import ModelLibrary
+
+    try:
+        ModelLibrary(load_config(config).provider.data).remove(name)
+    except (ProviderError, ProtocolError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"removed {name}")
+
+
+@app.command()
+def verify(
+    config: ConfigOption, name: Annotated[str | None, typer.Argument(help="The model's name; by default all.")] = None
+) -> None:
+    """Read whole model files again and hold them against the register."""
+    from provider.config import load_config
+    from provider.models.library import ModelLibrary
+
+    try:
+        library = ModelLibrary(load_config(config).provider.data)
+        for found in [name] if name else [model.entry.name for model in library]:
+            library.verify(found, _show)
+            typer.echo(f"{found}  as registered")
+    except (ProviderError, ProtocolError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _show(done: int, size: int) -> None:
+    """Progress on a terminal, for files that take a while."""
+    if size >= _LARGE and sys.stderr.isatty():
+        typer.echo(f"\rreading {done * 100 // size} %" + ("\n" if done == size else ""), err=True, nl=False)
