@@ -24,7 +24,7 @@ from provider.exposure import CreditPolicy, LeaseExposure, OwnerExposure
 from provider.generating import ActiveGeneration, Pace
 from provider.leases import Lease, LeaseCache
 from provider.ledger import AdmittedRequest, Ledger
-from provider.limits import TokenBucket
+from provider.limits import RequestRates, TokenBucket
 from provider.metering import Meter, closing_receipt, prompt_cost
 from provider.offers import Offer, OfferBook
 from provider.seams import ContentPolicy, Gate, Metrics, Silent
@@ -111,6 +111,7 @@ class InferenceService:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         self._exposures: dict[bytes, LeaseExposure] = {}
         self._owners: dict[str, OwnerExposure] = {}
+        self._rates = RequestRates()
         self._voucher_rates: dict[bytes, TokenBucket] = {}
         self._in_work: set[tuple[bytes, int]] = set()
         self._lacks_finals = False
@@ -135,6 +136,10 @@ class InferenceService:
             await self.sign_receipt(receipt)
             finished += 1
         return finished
+
+    def running(self) -> int:
+        """How many requests run now."""
+        return len(self._tasks)
 
     async def look_after_running(self) -> None:
         """To be called now and then: ends streams whose lease closes soon, and signs final receipts that failed.
@@ -176,6 +181,7 @@ class InferenceService:
         offer = self.offers.find(lease.offer_id, lease.version)
         if offer is None:
             raise Refusal(RefusalCode.TERMS, f"offer {lease.offer_id} version {lease.version} is not served here")
+        self._rates.take(lease.lease_id, lease.owner, offer.offer_id, offer.document["caps"]["requests_per_minute"])
         return Caller(signed, context, lease, offer, len(body))
 
     async def submit(self, caller: Caller, work: Work) -> ActiveRequest:
