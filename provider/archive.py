@@ -136,7 +136,7 @@ def _manifest(path: Path, archive: tarfile.TarFile) -> dict[str, Any]:
     source = archive.extractfile(info)
     try:
         manifest = json.loads(source.read() if source else b"")
-    except (ValueError, RecursionError, OSError) as error:
+    except (ValueError, RecursionError, OSError, tarfile.TarError) as error:
         raise _damaged(path, "its manifest is not JSON") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise _damaged(path, f"its manifest is not of the form {SCHEMA}")

@@ -37,6 +37,8 @@ def backup(config: Config, target: Path, node: Signer) -> Path:
     the time being. Raises BackupError, and then `target` is what it was before.
     """
     data = config.provider.data
+    if not (data / LEDGER_FILE).exists():
+        raise BackupError(f"{data} holds no ledger yet: there is nothing to back up before the first start")
     try:
         with tempfile.TemporaryDirectory(prefix=".backup-", dir=target.parent) as made:
             staging = Path(made)

@@ -1,6 +1,5 @@
 """Replacing the node key, on chain and on disk. Gone on with by running it again, wherever it was interrupted."""
 
-import secrets
 from pathlib import Path
 
 from protocol import keystore
@@ -47,5 +46,6 @@ def _enter(config: Config, client: ChainClient, owner: Signer, node: Signer) -> 
     proof = node.sign(domain, NodeKey(owner.address)).compact()
     data = client.encode("Registry", "rotate_node_key", config.provider.id, node.address, *proof)
     with TransactionSender(client, owner, config.provider.data / "owner.sqlite", SenderPolicy(poll_s=0.2)) as sender:
-        key = f"rotate:{node.address}:{secrets.token_hex(4)}"
-        sender.execute(key, client.deployment.address("Registry"), data, timeout=TIMEOUT_S)
+        registry = client.deployment.address("Registry")
+        attempt = sender.retry(f"rotate:{node.address}", registry, data)
+        sender.execute(attempt.key, registry, data, timeout=TIMEOUT_S)

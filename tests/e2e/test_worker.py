@@ -104,7 +104,8 @@ def test_killed_between_commit_and_send(market: LiveMarket, enrolment: Enrolment
         record.lease_id, body=chat_body(), max_cost=5_000, sent_at=now, signer=session, domain=market.domain
     )
     received = Received()
-    with WorkerProcess(enrolment.config, "tests.support.crashing_worker", ()) as worker:
+    crash = ("receipt final commit after", "1")
+    with WorkerProcess(enrolment.config, "tests.support.crashing_worker", crash) as worker:
         endpoint = worker.wait_ready()
 
         async def break_off() -> None:
