@@ -55,7 +55,7 @@ class AnswerStream:
                 return []
             choice = content["choices"][0] if content["choices"] else {}
             self.finish_reason = str(choice.get("finish_reason") or self.finish_reason)
-            piece = choice.get("delta", {}).get("content") or ""
+            piece = choice.get("delta", {}).get("content") or choice.get("text") or ""
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise ProviderFailed("the provider sent a malformed chunk") from error
         if not isinstance(piece, str):
@@ -65,15 +65,26 @@ class AnswerStream:
         return [piece] if piece else []
 
 
+class Lines:
+    """Cuts a stream's bytes into lines."""
+
+    def __init__(self) -> None:
+        self._pending = b""
+
+    def feed(self, chunk: bytes) -> list[str]:
+        """The lines that are complete now. Raises ProviderFailed on one that is too long."""
+        *complete, self._pending = (self._pending + chunk).split(b"\n")
+        if any(len(line) > MAX_LINE_BYTES for line in (*complete, self._pending)):
+            raise ProviderFailed("the provider sent a line that is too long")
+        return [line.rstrip(b"\r").decode(errors="replace") for line in complete]
+
+
 async def items(response: httpx.Response, stream: AnswerStream) -> AsyncGenerator[Item, None]:
     """What an answer brings, line by line. Raises ProviderFailed, ReceiptRejected, httpx.HTTPError."""
-    pending = b""
+    lines = Lines()
     async for chunk in response.aiter_raw():
-        *complete, pending = (pending + chunk).split(b"\n")
-        if any(len(line) > MAX_LINE_BYTES for line in (*complete, pending)):
-            raise ProviderFailed("the provider sent a line that is too long")
-        for line in complete:
-            for item in stream.feed(line.rstrip(b"\r").decode(errors="replace")):
+        for line in lines.feed(chunk):
+            for item in stream.feed(line):
                 yield item
 
 

@@ -3,7 +3,7 @@
 Who signed it is `node_keys`' question.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -38,7 +38,8 @@ class Answer:
     """What was received so far, counted here. Times in milliseconds since the request was sent.
 
     `is_false` says that the answer itself, not only a receipt, is not what was agreed: no later receipt mends that.
-    Without `shown` the provider's token counts are believed up to the request's limits.
+    Without `shown` the provider's token counts are believed up to the request's limits. `is_whole` says that the answer
+    came at once: of its receipts only the last was sent.
     """
 
     agreement: Agreement
@@ -47,6 +48,7 @@ class Answer:
     ttft_ms: int = 0
     last: Receipt | None = None
     is_false: bool = False
+    is_whole: bool = False
     _root: ResponseRoot | None = field(default_factory=ResponseRoot)
 
     @classmethod
@@ -74,6 +76,12 @@ class Answer:
             self._root.append(token.token_id, token.logprob)
         self.units_out += 1
 
+    def embed(self, vectors: Iterable[Iterable[int]]) -> None:
+        """Takes an embedding's vectors, in millionths; they are no units of output."""
+        if self._root is not None:
+            for index, component in enumerate(component for vector in vectors for component in vector):
+                self._root.append(index, component)
+
     def deliver(self, text: str) -> None:
         """Takes a piece of text. Raises ReceiptRejected if it is not what the tokens read as."""
         if self.shown is not None:
@@ -83,7 +91,8 @@ class Answer:
     def check(self, receipt: Receipt, *, elapsed_ms: int, now: int) -> Receipt:
         """A receipt of the stream, if every field is right. Raises ReceiptRejected naming the first that is not."""
         self._check_identity(receipt)
-        _equal("part", receipt.part, self.last.part + 1 if self.last else 0)
+        if not self.is_whole:
+            _equal("part", receipt.part, self.last.part + 1 if self.last else 0)
         _equal("units_out", receipt.units_out, self.units_out)
         self._check_root(receipt)
         if self.shown is not None:
@@ -112,7 +121,8 @@ class Answer:
             raise ReceiptRejected("units_out", f"more than the {self.agreement.limits.max_tokens} tokens asked for")
         if self.last is not None and receipt.units_out < self.last.units_out:
             raise ReceiptRejected("units_out", "lower than in the part before")
-        if receipt.units_out == self.units_out:
+        has_lost_vectors = self.agreement.limits.max_tokens == 0 and self._root is not None and self._root.count == 0
+        if receipt.units_out == self.units_out and not has_lost_vectors:
             self._check_root(receipt)
         self._check_input(receipt)
         sent_at = self.agreement.request.sent_at

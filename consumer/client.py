@@ -25,7 +25,7 @@ from consumer.exceptions import (
 )
 from consumer.node_keys import KeyLookup, NodeKeys
 from consumer.records import Draft, LeaseRecord, Limits, OpenRequest, RequestState
-from consumer.repeating import Repeated, paid_headers, repeat
+from consumer.repeating import CHAT, Repeated, paid_headers, repeat
 from consumer.shown_text import ShownText
 from consumer.store import Store
 from consumer.tls import verification, wrong_key
@@ -40,6 +40,7 @@ from protocol.headers import (
     VOUCHER_HEADER,
     Exposure,
     RefusalCode,
+    ResponseHeaders,
     Signed,
     parse_response_headers,
 )
@@ -47,7 +48,6 @@ from protocol.ids import canonical_body, request_hash
 from protocol.signing import Signer
 from protocol.typed_data import Domain, Receipt, Voucher
 
-PATH = "/v1/chat/completions"
 CONNECT_S, READ_S = 5.0, 120.0
 MAX_REFUSAL_BYTES = 64 * 1024
 RETRY_PAUSES_S = (0.0, 0.1, 0.5, 2.0)
@@ -98,6 +98,26 @@ class End:
 Event = Text | Checked | End
 
 
+@dataclass
+class Exchange:
+    """One request on its way: its number is taken and its voucher signed."""
+
+    path: str
+    authorised: Authorised
+    stream: AnswerStream
+    is_rejected: bool = False
+    has_ended: bool = False
+
+    @property
+    def seq(self) -> int:
+        """Its number."""
+        return self.authorised.context.seq
+
+    def headers(self) -> dict[str, str]:
+        """What goes out with the body."""
+        return paid_headers(self.authorised.voucher, self.authorised.context)
+
+
 class LeaseClient:
     """One lease in use. Several questions may run at once.
 
@@ -119,10 +139,10 @@ class LeaseClient:
         accept_unverified: bool = False,
         unseen_tokens: int = UNSEEN_TOKENS,
     ) -> None:
+        self.record = record
+        self.counter = counter
         self._store = store
-        self._record = record
         self._now = now
-        self._counter = counter
         self._accept_unverified = accept_unverified
         self._unseen_tokens = unseen_tokens
         self._keys = NodeKeys(domain, store, record, key_lookup)
@@ -149,67 +169,80 @@ class LeaseClient:
         Raises TokenizerUnusable, ProviderRefused, ProviderFailed, PrepayRejected, ReceiptRejected, LeaseExhausted,
         StoreError.
         """
-        if self._counter is None and not self._accept_unverified:
-            raise TokenizerUnusable(
-                "what the provider counts could not be checked: give the GGUF file of "
-                f"{self._record.model} as `tokenizer`, or set `accept_unverified` to believe the provider"
-            )
-        await self.resolve()
-        pauses = iter(RETRY_PAUSES_S)
-        prepay = False
+        body, limits = self._body(question), self._limits(question)
+        turns = self.turns(limits)
         while True:
-            progress = self._progress
+            exchange = await turns.begin(CHAT, body, question.stop)
             try:
-                async with aclosing(self._attempt(question, prepay)) as events:
+                async with aclosing(self._exchange(body, exchange)) as events:
                     async for event in events:
                         yield event
             except ProviderRefused as refusal:
-                if refusal.code not in (RefusalCode.PREPAY, RefusalCode.UNPAID):
+                self.end(exchange)
+                if not await turns.may_try_again(refusal):
                     raise
-                prepay = prepay or (refusal.code == RefusalCode.PREPAY and self._is_prepayment_due(question, refusal))
-                await self._make_room(progress, pauses, refusal)
             else:
                 return
+            finally:
+                self.end(exchange)
+
+    def turns(self, limits: Limits) -> "Turns":
+        """The attempts at one request."""
+        return Turns(self, limits)
 
     async def resolve(self) -> None:
         """Finds out the end of requests that broke off, in this run or an earlier one, and pays what is right.
 
         What cannot be found out now stays for the next time. Raises StoreError.
         """
-        for request in self._store.unfinished(self._record.lease_id):
+        for request in self._store.unfinished(self.record.lease_id):
             if request.context.seq not in self._running:
                 answer = Answer.resumed(self._agreement(request), request.last.message if request.last else None)
                 await self._resolve(request, answer, self._unseen_tokens)
 
-    async def _attempt(self, question: Question, prepay: bool) -> AsyncGenerator[Event, None]:  # noqa: FBT001
-        body = self._body(question)
+    async def begin(
+        self, path: str, body: bytes, limits: Limits, stops: tuple[str, ...] | None, *, prepays: bool
+    ) -> "Exchange":
+        """Reserves a number for a request and signs for it: from here on it must be ended by `end`.
+
+        `stops` are its stop strings, None where its text is not what its tokens read as. Raises TokenizerUnusable,
+        LeaseExhausted, StoreError.
+        """
+        if self.counter is None and not self._accept_unverified:
+            raise TokenizerUnusable(
+                "what the provider counts could not be checked: give the GGUF file of "
+                f"{self.record.model} as `tokenizer`, or set `accept_unverified` to believe the provider"
+            )
+        await self.resolve()
         salt = secrets.token_bytes(32)
-        limits = self._limits(question)
-        terms = self._record.terms
+        terms = self.record.terms
         draft = Draft(
             body=body,
-            request_hash=request_hash(salt, canonical_body(f"POST {PATH}", body)),
+            request_hash=request_hash(salt, canonical_body(f"POST {path}", body)),
             salt=salt,
             max_cost=most_cost(terms, limits.prompt_bound, limits.max_tokens),
-            prepaid=prompt_cost(terms, limits.prompt_bound) if prepay else 0,
+            prepaid=prompt_cost(terms, limits.prompt_bound) if prepays else 0,
             limits=limits,
         )
         authorised = await self._authorise(draft)
-        agreement = Agreement(self._record.lease_id, terms, self._record.fingerprint, authorised.context, draft.limits)
-        answer = Answer(agreement, ShownText(self._counter, question.stop) if self._counter else None)
-        seq, unseen = authorised.context.seq, self._unseen_tokens
-        self._running.add(seq)
-        try:
-            async with aclosing(self._exchange(body, authorised, AnswerStream(answer))) as events:
-                async for event in events:
-                    yield event
-        except ReceiptRejected:
-            unseen = 0
-            raise
-        finally:
-            self._running.discard(seq)
-            self._leave(answer, unseen)
-            self._advanced()
+        agreement = Agreement(self.record.lease_id, terms, self.record.fingerprint, authorised.context, draft.limits)
+        is_shown = self.counter is not None and stops is not None
+        answer = Answer(agreement, ShownText(self.counter, stops) if is_shown else None)  # type: ignore[arg-type]
+        self._running.add(authorised.context.seq)
+        return Exchange(path, authorised, AnswerStream(answer))
+
+    def admitted(self, exchange: "Exchange") -> None:
+        """The provider began to answer. Raises StoreError."""
+        self._store.admitted(self.record.lease_id, exchange.seq)
+
+    def end(self, exchange: "Exchange") -> None:
+        """After an exchange, however it ended; again is no fault."""
+        if exchange.has_ended:
+            return
+        exchange.has_ended = True
+        self._running.discard(exchange.seq)
+        self._leave(exchange.stream.answer, 0 if exchange.is_rejected else self._unseen_tokens)
+        self._advanced()
 
     async def _authorise(self, draft: Draft) -> Authorised:
         try:
@@ -219,72 +252,97 @@ class LeaseClient:
             await self.resolve()
             return await self._book.authorise(draft)
 
-    async def _exchange(self, body: bytes, authorised: Authorised, stream: AnswerStream) -> AsyncGenerator[Event, None]:
+    async def _exchange(self, body: bytes, exchange: "Exchange") -> AsyncGenerator[Event, None]:
         voucher: Signed[Voucher] | None = None
         final: Signed[Receipt] | None = None
-        headers = paid_headers(authorised.voucher, authorised.context)
+        stream = exchange.stream
         try:
-            async with self._http.stream("POST", PATH, content=body, headers=headers) as response:
+            async with self._http.stream("POST", exchange.path, content=body, headers=exchange.headers()) as response:
                 if response.status_code != httpx.codes.OK:
-                    await self._refused(response, authorised.context.seq)
-                self._store.admitted(self._record.lease_id, authorised.context.seq)
+                    content = await whole(response, MAX_REFUSAL_BYTES)
+                    raise await self.refused(exchange, response.status_code, response.headers, content)
+                self.admitted(exchange)
                 async with aclosing(items(response, stream)) as found:
                     async for item in found:
                         if isinstance(item, Signed):
-                            voucher = await self._accept(stream, item)
+                            voucher = await self.accept(exchange, item)
                             final = item if item.message.final else None
                             yield Checked(item, voucher)
                         elif isinstance(item, Exposure):
-                            self._note_cap(item)
-                            if voucher is not None:
-                                self._pay_in_background(voucher)
+                            self.note(item, voucher)
                         else:
                             yield Text(item)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            await self._book.refused(authorised.context.seq)
+            await self._book.refused(exchange.seq)
             raise self._broken(error) from error
         except httpx.HTTPError as error:
             raise self._broken(error) from error
+        except ReceiptRejected:
+            exchange.is_rejected = True
+            raise
         if final is None or voucher is None:
             raise ProviderFailed("the answer ended without its final receipt")
         if stream.failure is not None:
             raise ProviderFailed(f"the provider broke off: {stream.failure}")
         yield End(stream.finish_reason, final, voucher, final.message.units_out)
 
-    async def _accept(self, stream: AnswerStream, signed: Signed[Receipt]) -> Signed[Voucher]:
-        """Checks a receipt of the stream, signs for it, and sends the voucher."""
+    async def accept(self, exchange: "Exchange", signed: Signed[Receipt]) -> Signed[Voucher]:
+        """Checks a receipt, signs for it, and sends the voucher. Raises ReceiptRejected, ProviderFailed, StoreError."""
+        stream = exchange.stream
         elapsed_ms = stream.elapsed_ms()
         try:
             await self._keys.check(signed)
+            stream.answer.check(signed.message, elapsed_ms=elapsed_ms, now=self._now())
         except ChainError as error:
             raise ProviderFailed(f"a receipt is by a new key, and the registry cannot be asked: {error}") from error
-        stream.answer.check(signed.message, elapsed_ms=elapsed_ms, now=self._now())
+        except ReceiptRejected:
+            exchange.is_rejected = True
+            raise
         voucher = await self._book.pay(signed)
         self._pay_in_background(voucher)
         self._advanced()
         return voucher
 
-    async def _make_room(self, progress: asyncio.Event, pauses: Iterator[float], refusal: ProviderRefused) -> None:
-        """Waits for other questions of this lease, which may have run ahead of their receipts; then for a while."""
+    def note(self, exposure: Exposure, voucher: Signed[Voucher] | None) -> None:
+        """The provider shows its figures, because it waits: the last voucher goes out once more."""
+        if exposure.lease_id == self.record.lease_id:
+            self._credit_cap = max(self._credit_cap, exposure.credit_cap)
+        if voucher is not None:
+            self._pay_in_background(voucher)
+
+    @property
+    def progress(self) -> asyncio.Event:
+        """Set when something is paid or has ended after now."""
+        return self._progress
+
+    async def make_room(self, progress: asyncio.Event, pauses: Iterator[float]) -> bool:
+        """Waits for other requests of this lease, which may have run ahead of their receipts; then for a while.
+
+        False once there is nothing left to wait for.
+        """
         if self._running:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(progress.wait(), READ_S)
-            return
+            return True
         pause_s = next(pauses, None)
         if pause_s is None:
-            raise refusal
+            return False
         await self._finish_tasks()
         await asyncio.sleep(pause_s)
+        return True
 
-    def _is_prepayment_due(self, question: Question, refusal: ProviderRefused) -> bool:
-        """Only a prompt that by our own count costs more than the advertised credit cap is paid in advance."""
+    def is_prepayment_due(self, limits: Limits, refusal: ProviderRefused) -> bool:
+        """Only a prompt that by our own count costs more than the advertised credit cap is paid in advance.
+
+        Raises PrepayRejected.
+        """
         try:
             cap = max(self._credit_cap, int(str(refusal.details["credit_cap"])))
         except (KeyError, ValueError):
             raise PrepayRejected("the provider asks for prepayment without naming its credit cap") from refusal
-        if self._counter is None:
+        if limits.prompt_tokens is None:
             raise PrepayRejected("a prompt is paid in advance only where a tokenizer counts it") from refusal
-        return prompt_cost(self._record.terms, self._counter.count(question.messages)) > cap
+        return prompt_cost(self.record.terms, limits.prompt_tokens) > cap
 
     def _advanced(self) -> None:
         """Something was paid or has ended."""
@@ -293,7 +351,7 @@ class LeaseClient:
 
     def _leave(self, answer: Answer, unseen: int) -> None:
         """After a stream, however it ended: what is still open is brought to an end beside other work."""
-        lease_id, seq = self._record.lease_id, answer.agreement.request.seq
+        lease_id, seq = self.record.lease_id, answer.agreement.request.seq
         if self._store.state(lease_id, seq) is not RequestState.ADMITTED:
             return
         if answer.is_false:
@@ -315,14 +373,14 @@ class LeaseClient:
 
     async def _resolve(self, request: OpenRequest, answer: Answer, unseen: int) -> bool:
         """Whether the request's end is known now."""
-        lease_id, seq = self._record.lease_id, request.context.seq
+        lease_id, seq = self.record.lease_id, request.context.seq
         is_past = self._now() > request.context.sent_at + MAX_CLOCK_SKEW_S
         if request.voucher is None:
             await self._book.refused(seq)
             return True
         if request.state is RequestState.SIGNED and not is_past:
             return False  # the provider may not know it yet, and would start it now
-        outcome = await repeat(self._http, PATH, request, request.voucher)
+        outcome = await repeat(self._http, request, request.voucher)
         if isinstance(outcome, Signed):
             return await self._pay_stored(outcome, answer, unseen)
         if outcome is Repeated.DENIED and is_past:
@@ -342,8 +400,8 @@ class LeaseClient:
         except ChainError:
             return False
         except ReceiptRejected as error:
-            _log.warning("request %d of lease 0x%s: %s", request.seq, self._record.lease_id.hex(), error)
-            self._store.dispute(self._record.lease_id, request.seq)
+            _log.warning("request %d of lease 0x%s: %s", request.seq, self.record.lease_id.hex(), error)
+            self._store.dispute(self.record.lease_id, request.seq)
             return True
         self._pay_in_background(await self._book.pay(signed, owed))
         return True
@@ -352,26 +410,30 @@ class LeaseClient:
         while self._tasks:  # a repeat that ends starts a payment
             await asyncio.wait(self._tasks)
 
-    async def _refused(self, response: httpx.Response, seq: int) -> None:
-        content = await whole(response, MAX_REFUSAL_BYTES)
+    async def refused(
+        self, exchange: "Exchange", status: int, headers: httpx.Headers, content: bytes
+    ) -> ProviderRefused:
+        """What a refusal says; one that came before any work costs nothing. Raises StoreError."""
         try:
             error = json.loads(content)["error"]
             code, message, details = str(error["code"]), str(error["message"]), error.get("details")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            code, message, details = f"http_{response.status_code}", "no reason given", None
+            code, message, details = f"http_{status}", "no reason given", None
         try:
-            refusal = parse_response_headers(response.headers.items()).refusal
+            said = parse_response_headers(headers.items())
         except InvalidHeader:
-            refusal = None
-        if refusal is not None or response.status_code in (400, 404):
-            await self._book.refused(seq)
-        raise ProviderRefused(
-            response.status_code, refusal or code, message, details if isinstance(details, dict) else None
+            said = ResponseHeaders()
+        if said.receipt is not None:
+            self.admitted(exchange)
+        elif said.refusal is not None or status in (400, 404):
+            await self._book.refused(exchange.seq)
+        return ProviderRefused(
+            status,
+            said.refusal or code,
+            message,
+            details if isinstance(details, dict) else None,
+            is_charged=said.receipt is not None,
         )
-
-    def _note_cap(self, exposure: Exposure) -> None:
-        if exposure.lease_id == self._record.lease_id:
-            self._credit_cap = max(self._credit_cap, exposure.credit_cap)
 
     def _pay_in_background(self, voucher: Signed[Voucher]) -> None:
         self._start(self._send_voucher(voucher))
@@ -384,32 +446,32 @@ class LeaseClient:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.warning("lease 0x%s: %s", self._record.lease_id.hex(), error)
+            _log.warning("lease 0x%s: %s", self.record.lease_id.hex(), error)
 
     async def _send_voucher(self, voucher: Signed[Voucher]) -> None:
         """Best effort: one that does not arrive is made up for by the next voucher, which is never lower."""
         headers = {VERSION_HEADER: VERSION, VOUCHER_HEADER: voucher.encode()}
         try:
-            await self._http.post(f"/v1/leases/0x{self._record.lease_id.hex()}/vouchers", headers=headers)
+            await self._http.post(f"/v1/leases/0x{self.record.lease_id.hex()}/vouchers", headers=headers)
         except httpx.HTTPError:
             return
 
     def _broken(self, error: Exception) -> ConsumerError:
         reason = wrong_key(error) or type(error).__name__
-        return ProviderFailed(f"the connection to {self._record.endpoint} broke: {reason}")
+        return ProviderFailed(f"the connection to {self.record.endpoint} broke: {reason}")
 
     def _agreement(self, request: OpenRequest) -> Agreement:
-        record = self._record
+        record = self.record
         return Agreement(record.lease_id, record.terms, record.fingerprint, request.context, request.limits)
 
     def _limits(self, question: Question) -> Limits:
-        counted = self._counter.count(question.messages) if self._counter else None
+        counted = self.counter.count(question.messages) if self.counter else None
         bound = counted if counted is not None else prompt_bound(question.messages)
         return Limits(counted, bound, question.max_tokens)
 
     def _body(self, question: Question) -> bytes:
         content: dict[str, Any] = {
-            "model": self._record.model,
+            "model": self.record.model,
             "messages": question.messages,
             "max_tokens": question.max_tokens,
             "temperature": question.temperature,
@@ -421,3 +483,27 @@ class LeaseClient:
         if question.stop:
             content["stop"] = list(question.stop)
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class Turns:
+    """The attempts at one request: one that is refused for want of payment waits, and then is asked anew."""
+
+    def __init__(self, client: LeaseClient, limits: Limits) -> None:
+        self._client = client
+        self._limits = limits
+        self._pauses = iter(RETRY_PAUSES_S)
+        self._progress = client.progress
+        self._prepays = False
+
+    async def begin(self, path: str, body: bytes, stops: tuple[str, ...] | None) -> Exchange:
+        """The next attempt; see `LeaseClient.begin`."""
+        self._progress = self._client.progress
+        return await self._client.begin(path, body, self._limits, stops, prepays=self._prepays)
+
+    async def may_try_again(self, refusal: ProviderRefused) -> bool:
+        """Whether another attempt may succeed, after waiting for it. Raises PrepayRejected."""
+        if refusal.is_charged or refusal.code not in (RefusalCode.PREPAY, RefusalCode.UNPAID):
+            return False
+        if refusal.code == RefusalCode.PREPAY and not self._prepays:
+            self._prepays = self._client.is_prepayment_due(self._limits, refusal)
+        return await self._client.make_room(self._progress, self._pauses)

@@ -43,10 +43,19 @@ class LeaseExhausted(ConsumerError):  # noqa: N818
 
 
 class ProviderRefused(ConsumerError):  # noqa: N818
-    """The provider refused; `code` is its machine-readable reason."""
+    """The provider refused; `code` is its machine-readable reason. With `is_charged` it gave up after it had begun."""
 
-    def __init__(self, status: int, code: str, message: str, details: dict[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        details: dict[str, object] | None = None,
+        *,
+        is_charged: bool = False,
+    ) -> None:
         super().__init__(f"the provider refused ({code}): {message}")
+        self.is_charged = is_charged
         self.status = status
         self.code = code
         self.details = details or {}

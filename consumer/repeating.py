@@ -18,7 +18,12 @@ from protocol.headers import (
     parse_response_headers,
     request_headers,
 )
+from protocol.ids import canonical_body, request_hash
 from protocol.typed_data import Receipt, Voucher
+
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+PATHS = (CHAT, COMPLETIONS, EMBEDDINGS)
+"""The routes of paid requests."""
 
 
 class Repeated(Enum):
@@ -34,13 +39,21 @@ def paid_headers(voucher: Signed[Voucher], context: RequestContext) -> dict[str,
     return {**request_headers(voucher, context), "Content-Type": "application/json"}
 
 
-async def repeat(
-    http: httpx.AsyncClient, path: str, request: OpenRequest, voucher: Signed[Voucher]
-) -> Signed[Receipt] | Repeated:
+def path_of(request: OpenRequest) -> str:
+    """Where a request was sent: its hash fits one route."""
+    context = request.context
+    return next(
+        path
+        for path in PATHS
+        if request_hash(context.salt, canonical_body(f"POST {path}", request.body)) == context.request_hash
+    )
+
+
+async def repeat(http: httpx.AsyncClient, request: OpenRequest, voucher: Signed[Voucher]) -> Signed[Receipt] | Repeated:
     """The stored receipt, unchecked, or what the provider says instead."""
     headers = paid_headers(voucher, request.context)
     try:
-        async with http.stream("POST", path, content=request.body, headers=headers) as response:
+        async with http.stream("POST", path_of(request), content=request.body, headers=headers) as response:
             if response.status_code == httpx.codes.OK:
                 return Repeated.ANSWERED_ANEW
             answer = parse_response_headers(response.headers.items())

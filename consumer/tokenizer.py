@@ -50,6 +50,10 @@ class PromptCounter:
         adds_bos = self._adds_bos and not (self._bos and text.startswith(self._bos))
         return self._tokens_of(text, adds_bos=adds_bos, parse_special=True)
 
+    def count_prompt(self, text: str) -> int:
+        """Tokens of a text that is a prompt by itself."""
+        return self._tokens_of(text, adds_bos=self._adds_bos, parse_special=True)
+
     def count_text(self, text: str) -> int:
         """Tokens that plain text takes; what looks like a control token in it is text."""
         return self._tokens_of(text, adds_bos=False, parse_special=False)

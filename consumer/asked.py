@@ -1,0 +1,89 @@
+"""What somebody else's client asks: read from its body, to know what an answer may cost and how to check it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from consumer.checks import most_cost
+from consumer.records import Limits
+from consumer.repeating import CHAT, COMPLETIONS, EMBEDDINGS
+from consumer.tokenizer import PromptCounter
+from protocol.typed_data import Terms
+
+DEFAULT_MAX_TOKENS = 1024
+"""What is authorised for each choice of a request that sets no limit itself."""
+_MOST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A paid request. `stops` is None where the text is not what the tokens read as: with tools, or several choices."""
+
+    path: str
+    limits: Limits
+    stops: tuple[str, ...] | None
+
+
+def read(path: str, body: bytes, terms: Terms, counter: PromptCounter | None) -> Asked | None:
+    """What a body asks for; None for one that no provider would serve."""
+    try:
+        content = json.loads(body)
+        if path == EMBEDDINGS:
+            return Asked(path, _limits(_inputs(content["input"], counter), body, 0), None)
+        choices, tools = int(content.get("n") or 1), content.get("tools")
+        given = content.get("max_completion_tokens") or content.get("max_tokens")
+        if path == COMPLETIONS:
+            prompt = _unwrapped(content["prompt"])
+            limits = _limits(_inputs(prompt, counter), body, choices * int(given or DEFAULT_MAX_TOKENS))
+        else:
+            counted = None if tools else _messages(content["messages"], counter)
+            limits = _limits(counted, body, choices * int(given or DEFAULT_MAX_TOKENS))
+        stop = content.get("stop") or ()
+        stops = (stop,) if isinstance(stop, str) else tuple(map(str, stop))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    if not 0 < limits.max_tokens <= _MOST:
+        return None
+    if not given:
+        limits = Limits(limits.prompt_tokens, limits.prompt_bound, _affordable(terms, limits))
+    return Asked(path, limits, stops if choices == 1 and not tools else None)
+
+
+def is_paid(method: str, path: str) -> bool:
+    """Whether a request costs anything."""
+    return method == "POST" and path in (CHAT, COMPLETIONS, EMBEDDINGS)
+
+
+def _limits(counted: int | None, body: bytes, max_tokens: int) -> Limits:
+    """Without a count a token is taken to have at least half a byte of the body: templates spread tools out."""
+    return Limits(counted, 2 * len(body) + 1024 if counted is None else counted, max_tokens)
+
+
+def _affordable(terms: Terms, limits: Limits) -> int:
+    """A provider may give as many tokens as the authorised cost pays for, if the prompt is shorter than its bound."""
+    paid = most_cost(terms, limits.prompt_bound, limits.max_tokens)
+    return min(_MOST, paid * terms.unit_scale // terms.price_out) if terms.price_out else _MOST
+
+
+def _unwrapped(prompt: Any) -> Any:
+    return prompt[0] if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int) else prompt
+
+
+def _inputs(given: Any, counter: PromptCounter | None) -> int | None:
+    """Tokens of a text, of token ids, or of a list of those."""
+    if isinstance(given, str):
+        return counter.count_prompt(given) if counter else None
+    if all(isinstance(item, int) for item in given):
+        return len(given)
+    counts = [_inputs(item, counter) for item in given]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def _messages(messages: Any, counter: PromptCounter | None) -> int | None:
+    """Tokens of plain messages; others have more ways to be rendered than are worth repeating here."""
+    if counter is None or any(set(message) != {"role", "content"} for message in messages):
+        return None
+    if not all(isinstance(message["content"], str) for message in messages):
+        return None
+    plain = [{**message, "role": message["role"].replace("developer", "system")} for message in messages]
+    return counter.count(plain)
