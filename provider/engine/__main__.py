@@ -71,7 +71,7 @@ class Engine:
     def __init__(self, arguments: argparse.Namespace, link: HostLink) -> None:
         from provider.engine.embedding import Embedder
         from provider.engine.llama import Batcher, Model
-        from provider.engine.scheduler import Scheduler
+        from provider.engine.scheduler import PROMPT_PIECE, Scheduler
         from provider.engine.template import Prompts
         from provider.engine.threads import ThreadPool
 
@@ -90,7 +90,7 @@ class Engine:
                 context=self._context,
                 sequences=sequences,
                 pool=pool,
-                batch=arguments.batch,
+                batch=max(PROMPT_PIECE, sequences),
                 embeds=embeds,
             )
 
@@ -209,7 +209,6 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--parallel", type=int, default=4, help="sequences decoded at once")
     parser.add_argument("--context", type=int, default=0, help="tokens per sequence; 0: the model's own, at most 4096")
-    parser.add_argument("--batch", type=int, default=512, help="tokens per decode")
     parser.add_argument("--vocabulary-only", action="store_true", help="count and tokenize, load no weights")
     arguments = parser.parse_args()
     # NumPy's threads would come on top of the model's

@@ -1,7 +1,7 @@
 """llama.cpp behind two small classes: `Model` (weights, vocabulary) and `Batcher` (context).
 
-Sequences are kept apart (`kv_unified=False`): greedy answers in a batch are then the same as alone, which verification
-by teacher forcing relies on.
+Greedy answers in a batch are the same as alone, which verification by teacher forcing relies on: sequences are kept
+apart (`kv_unified=False`), and there is no flash attention, which computes a single long sequence in another order.
 """
 
 import ctypes
@@ -133,7 +133,7 @@ class Batcher:
     def __init__(
         self, model: Model, *, context: int, sequences: int, pool: ThreadPool, batch: int, embeds: bool = False
     ) -> None:
-        """`context` is in tokens per sequence. Raises EngineStartError: `out_of_memory`."""
+        """`context` is in tokens per sequence, `batch` in rows. Raises EngineStartError: `out_of_memory`."""
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = context * sequences
         params.n_seq_max = sequences
@@ -142,6 +142,7 @@ class Batcher:
         params.n_threads = pool.threads
         params.n_threads_batch = pool.threads
         params.kv_unified = False
+        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.no_perf = True
         params.embeddings = embeds
         params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE

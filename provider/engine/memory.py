@@ -6,7 +6,7 @@ from pathlib import Path
 from provider.model_card import read_header
 
 _KV_BYTES = 2  # keys and values are kept in half precision
-_BATCH = 512
+_BATCH = 64
 _PROCESS_BYTES = 120 * 1024 * 1024  # Python, NumPy, llama.cpp
 
 
@@ -14,7 +14,7 @@ def estimate_bytes(path: Path, context: int, parallel: int) -> int:
     """Bytes an engine of `parallel` sequences of `context` tokens takes at most. Raises ConfigError.
 
     Weights: the file, mapped. Keys and values: 2 bytes x layers x (key + value width of all KV heads) x context tokens,
-    for each sequence and once more for embeddings. Computing: for a batch of 512 tokens its logits and some 16 rows of
+    for each sequence and once more for embeddings. Computing: for a batch of 64 tokens its logits and some 16 rows of
     the hidden and feed-forward width, twice. Models with sliding windows or recurrent layers take less. A `context` of
     0 is the engine's default: the model's own, at most 4096.
     """

@@ -23,7 +23,7 @@ class EngineSettings:
 
     `threads` beyond the cores given to this process are not started. `context` is in tokens per sequence, 0 for the
     model's own (at most 4096). With `vocabulary_only` it loads no weights, counts and tokenizes. `hang_s`: an engine
-    silent for so long while it has work is ended and restarted; one decode of 512 tokens must take less.
+    silent for so long while it has work is ended and restarted; one decode of 64 tokens must take less.
     """
 
     model: Path

@@ -1,4 +1,7 @@
-"""Continuous batching: every step decodes one token of each answering request and a piece of the prompts still waiting.
+"""Continuous batching: every step decodes one token of each answering request, then a piece of one prompt.
+
+A prompt is read by itself and cut at fixed places, whoever else is answering: llama.cpp rounds differently for other
+batch shapes, and an answer must not depend on the others (`llama.py`).
 
 A request holds one sequence slot from admission to its last token. A finished slot remembers what it has seen, so that
 a request with the same `cache_key` reuses the common start of its prompt. One cache key never sees what another left.
@@ -9,7 +12,6 @@ a request that gets a slot has room for its whole context, and the others wait (
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from provider.engine.embedding import Embedder
 from provider.engine.errors import GenerationError
@@ -20,8 +22,8 @@ from provider.engine.sampling import Sampler, likeliest, log_probability
 from provider.engine.text import StopText
 from provider.engine.waiting import WaitingRequests
 
-# while others are answering, a long prompt is read in pieces of this many tokens, so that their stream does not stall
 PROMPT_PIECE = 64
+"""Tokens of a prompt read between two tokens of the others, whose streams must not stall."""
 _NO_ROOM = 1
 
 
@@ -59,15 +61,6 @@ class Running:
         self.paused = False
         self.started = time.monotonic()
         self.first_token = 0.0
-
-
-@dataclass(frozen=True)
-class _Share:
-    """A request's part of a batch: how many of its pending tokens, and the row of the last one."""
-
-    run: Running
-    count: int
-    last_row: int
 
 
 class Scheduler:
@@ -132,47 +125,41 @@ class Scheduler:
             self._emit_unstarted(request)
 
     def step(self) -> None:
-        """Admits waiting requests, decodes one batch and emits what came of it; then reads a piece to embed."""
+        """Admits waiting requests, decodes for those who answer, then reads a piece of a prompt and one to embed."""
         while self._free and (request := self._waiting.take()):
             self._start(request)
-        rows, shares = self._plan()
-        if rows:
-            self._decode(rows, shares)
-        if self._embedder.has_work:
-            self._embedder.step(PROMPT_PIECE if rows else self._batcher.capacity)
-
-    def _decode(self, rows: list[Row], shares: list["_Share"]) -> None:
-        status = self._batcher.decode(rows)
-        if status != 0:
-            code = "overloaded" if status == _NO_ROOM else "engine_failed"
-            for share in shares:
-                self._fail(share.run, GenerationError(code, f"decoding failed with status {status}"))
-            return
-        for share in shares:
-            run = share.run
-            run.slot.seen.extend(run.pending[: share.count])
-            run.pending = run.pending[share.count :]
-            if not run.pending:
-                self._advance(run, share.last_row)
-
-    def _plan(self) -> tuple[list[Row], list["_Share"]]:
-        """The rows of the next batch: those who answer first, then as much of the prompts as fits."""
         ready = [run for run in self._running.values() if not run.paused]
         answering = [run for run in ready if len(run.pending) == 1]
         reading = [run for run in ready if len(run.pending) > 1]
-        rows: list[Row] = []
-        shares: list[_Share] = []
-        for run in answering + reading:
-            room = self._batcher.capacity - len(rows)
-            count = min(len(run.pending), room, PROMPT_PIECE if answering else room)
-            if count == 0:
-                break
-            start, ends = len(run.slot.seen), count == len(run.pending)
-            rows += [Row(token, run.slot.sequence, start + i) for i, token in enumerate(run.pending[:count])]
-            if ends:
-                rows[-1] = replace(rows[-1], wants_logits=True)
-            shares.append(_Share(run, count, len(rows) - 1))
-        return rows, shares
+        if answering:
+            self._decode(answering, 1)
+        if reading:
+            self._read(reading[0])
+        if self._embedder.has_work:
+            self._embedder.step(PROMPT_PIECE)
+
+    def _read(self, run: Running) -> None:
+        """Reads up to the next fixed place of a prompt, and lets the other prompts go first then."""
+        self._running[run.request.id] = self._running.pop(run.request.id)
+        self._decode([run], min(len(run.pending), PROMPT_PIECE - len(run.slot.seen) % PROMPT_PIECE))
+
+    def _decode(self, runs: list[Running], count: int) -> None:
+        """Decodes `count` pending tokens of each request, and advances those that have no more."""
+        rows = [
+            Row(token, run.slot.sequence, len(run.slot.seen) + place, place + 1 == len(run.pending))
+            for run in runs
+            for place, token in enumerate(run.pending[:count])
+        ]
+        status = self._batcher.decode(rows)
+        for number, run in enumerate(runs):
+            if status != 0:
+                code = "overloaded" if status == _NO_ROOM else "engine_failed"
+                self._fail(run, GenerationError(code, f"decoding failed with status {status}"))
+                continue
+            run.slot.seen.extend(run.pending[:count])
+            run.pending = run.pending[count:]
+            if not run.pending:
+                self._advance(run, (number + 1) * count - 1)
 
     def _start(self, request: Request) -> None:
         try:

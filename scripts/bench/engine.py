@@ -2,8 +2,8 @@
 
 All on the default model, greedy, with the same prompts and as many tokens for each; an answer that ends early counts
 with what it has. Ours is measured at the engine's socket, through the host's client. The peers are llama_cpp's `Llama`
-class in this process, one request after another, and `llama_cpp.server` in a process of its own, which streams to 8
-clients at once. Each figure is the best of its rounds, and rounds of all take turns, so that a passing load hits all.
+class in this process, one request after another, and `llama_cpp.server` in a process of its own, which 8 clients
+ask at once. Each figure is the best of its rounds, and rounds of all take turns, so that a passing load hits all.
 """
 
 from __future__ import annotations

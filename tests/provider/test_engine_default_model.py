@@ -19,7 +19,7 @@ from tests.support.generating import ids, run, text_of
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PARALLEL = 8
 CONTEXT = 512
-TOKENS = 24
+TOKENS = 16
 SUBJECTS = ("a river", "mountains", "bread", "the sea at night", "seven dwarfs", "rust", "music", "tea")
 
 
