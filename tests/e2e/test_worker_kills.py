@@ -6,6 +6,7 @@ After every run the ledger is judged from outside: by what the clients hold and 
 import asyncio
 import contextlib
 import random
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
@@ -17,9 +18,9 @@ import pytest
 
 from protocol.headers import Signed, parse_response_headers
 from protocol.typed_data import Receipt
-from tests.support.anvil import AnvilError, wait_for
+from tests.support.anvil import wait_for
 from tests.support.chain_provider import SESSION
-from tests.support.crashing_worker import POINTS
+from tests.support.crashing_worker import POINTS, ShortLife
 from tests.support.engine_slots import hold_engine_slots
 from tests.support.ledger_oracle import Evidence, judge
 from tests.support.live_market import LiveMarket, WorkerProcess, live_market
@@ -48,7 +49,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
 class Place:
     """Where the worker is reached at the moment."""
 
-    url: str = ""
+    url: str = "http://127.0.0.1:1"
 
 
 @dataclass
@@ -146,19 +147,16 @@ async def clients(shop: Shop, place: Place, evidence: Evidence) -> AsyncIterator
 
 def killed_at(shop: Shop, place: Place, point: str, times: int) -> None:
     """One life of the worker. Raises AssertionError unless it ends at the point."""
-    place.url = "http://127.0.0.1:1"
-    crash = (point, str(times))
-    with WorkerProcess(shop.enrolment.config, "tests.support.crashing_worker", crash) as worker:
-        try:
-            place.url = worker.wait_ready()
-        except (AssertionError, AnvilError):
-            assert worker.process.poll() == -9, worker.output
-            return
-        deadline = time.monotonic() + REACHED_S
-        while worker.process.poll() is None:
-            assert time.monotonic() < deadline, f"{point} is never passed: {worker.output}"
+    life = ShortLife(shop.enrolment.config, point, times)
+    deadline = time.monotonic() + REACHED_S
+    try:
+        while life.exit_code is None:
+            assert time.monotonic() < deadline, f"{point} is never passed: {life.output}"
+            place.url = life.address or place.url
             time.sleep(0.02)
-        assert worker.wait_end() == -9, worker.output
+        assert life.exit_code == -signal.SIGKILL, life.output
+    finally:
+        life.kill()
 
 
 def schedule(kills: int, seed: int) -> list[tuple[str, int]]:
