@@ -57,6 +57,25 @@ releases_per_tick = 4             # closed leases released a tick, so that offer
     folder = "/mnt/backup"            # on another disk: a backup is made there before each anchor is sent
     keep = 3
 
+    [host]                            # the owner comes first; without a setting nothing is limited
+    schedule = ["mon-fri 19:00-07:00", "sat,sun 00:00-24:00"]   # local time in which the machine is lent out
+    pause_while_in_use = 600          # seconds without a key press before it is
+    max_other_cpu = 50                # percent of the machine that other programs may use meanwhile
+    cores = 6                         # the worker and its engines keep to so many
+    free_memory = "4 GiB"             # paused while less is left, and so with free_vram
+    max_temperature_c = 80
+    max_power_w = 250
+    on_battery = false
+    drain_s = 30                      # how long requests may run on after a signal to stop
+
+    [policy]
+    rules = "policy.toml"             # phrases that are refused, see provider/content_policy.py
+
+    [limits]                          # against abuse
+    connections = 1024
+    connections_per_address = 64
+    trusted_proxies = []              # addresses whose X-Forwarded-For is believed
+
 Amounts are decimal strings in token base units.
 """
 
@@ -64,11 +83,15 @@ import math
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from provider.exceptions import ConfigError
+
+if TYPE_CHECKING:  # their packages load servers and sensors, which not every command needs
+    from provider.guard import GuardLimits
+    from provider.host import HostLimits
 
 
 def _amount(value: Any) -> Any:
@@ -201,6 +224,68 @@ class BackupSection(_Section):
     keep: int = Field(default=3, ge=1, le=1000)
 
 
+class HostSection(_Section):
+    """What the owner of the machine keeps to itself: times in seconds, sizes in bytes, percent of the machine."""
+
+    schedule: list[str] = Field(default=[], max_length=64)
+    pause_while_in_use: float | None = Field(default=None, gt=0)
+    max_other_cpu: float | None = Field(default=None, gt=0, le=100)
+    cores: int | None = Field(default=None, ge=1)
+    free_memory: Memory | None = None
+    free_vram: Memory | None = None
+    max_temperature_c: float | None = Field(default=None, gt=0)
+    max_power_w: float | None = Field(default=None, gt=0)
+    on_battery: bool = False
+    drain_s: float = Field(default=30.0, ge=0, le=3600)
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> Self:
+        if self.schedule:
+            from provider.host import Schedule
+
+            Schedule.parse(self.schedule)
+        return self
+
+    def limits(self) -> "HostLimits":
+        """As the gate takes them."""
+        from provider.host import HostLimits, Schedule
+
+        return HostLimits(
+            schedule=Schedule.parse(self.schedule),
+            pause_while_in_use_s=self.pause_while_in_use,
+            max_other_cpu_percent=self.max_other_cpu,
+            min_free_memory=self.free_memory,
+            min_free_vram=self.free_vram,
+            max_temperature_c=self.max_temperature_c,
+            max_power_w=self.max_power_w,
+            on_battery=self.on_battery,
+        )
+
+
+class PolicySection(_Section):
+    """What is not served."""
+
+    rules: Path | None = None
+
+
+class LimitsSection(_Section):
+    """How much one address and all together may take."""
+
+    connections: int = Field(default=1024, ge=1)
+    connections_per_address: int = Field(default=64, ge=1)
+    trusted_proxies: list[str] = []
+
+    def guard(self) -> "GuardLimits":
+        """As the guard takes them."""
+        from provider.guard import GuardLimits
+
+        return GuardLimits(
+            connections=self.connections,
+            connections_per_address=self.connections_per_address,
+            trusted_proxies=tuple(self.trusted_proxies),
+        )
+
+
 class Config(_Section):
     """The whole file."""
 
@@ -214,6 +299,9 @@ class Config(_Section):
     tls: TlsSection = TlsSection()
     metadata: MetadataSection = MetadataSection()
     backup: BackupSection = BackupSection()
+    host: HostSection = HostSection()
+    policy: PolicySection = PolicySection()
+    limits: LimitsSection = LimitsSection()
 
     _file: Path = PrivateAttr(default=Path())
 
@@ -253,6 +341,9 @@ def load_config(path: Path) -> Config:
                 name: backend.model_copy(update={"key_file": folder / backend.key_file if backend.key_file else None})
                 for name, backend in config.backends.items()
             },
+            "policy": config.policy.model_copy(
+                update={"rules": folder / config.policy.rules if config.policy.rules else None}
+            ),
             "tls": config.tls.model_copy(
                 update={
                     "certificate": folder / config.tls.certificate if config.tls.certificate else None,

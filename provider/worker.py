@@ -5,10 +5,12 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from types import FrameType
 
 import uvicorn
+import uvloop
 
 from protocol import keystore
 from protocol.chain import deployments
@@ -22,8 +24,12 @@ from provider.anchoring import Anchoring
 from provider.api import create_app
 from provider.backup import LEDGER_FILE, OFFERS_FOLDER, SENDER_FILE, Backups
 from provider.config import Config
+from provider.content_policy import ContentPolicy, check_policy_matches
 from provider.exceptions import ConfigError
 from provider.exposure import CreditPolicy
+from provider.guard import EdgeGate, server_config
+from provider.host import Gate, Sensors
+from provider.host.cores import keep_to_cores
 from provider.leases import LeaseCache
 from provider.ledger import Ledger
 from provider.limits import TokenBucket
@@ -70,6 +76,11 @@ class Worker:
         self._tls = tls_files(config)
         self._metadata = metadata.load(config, self.domain)
         metrics = Metrics()
+        self._policy = ContentPolicy.load(config.policy.rules) if config.policy.rules else None
+        check_policy_matches(self._policy, offers.current())
+        if config.host.cores:
+            keep_to_cores(config.host.cores)
+        self.gate = Gate(config.host.limits(), Sensors())
         serving = config.serving
         self.service = InferenceService(
             domain=self.domain,
@@ -88,6 +99,8 @@ class Worker:
                 voucher_timeout_s=serving.voucher_timeout_s,
                 closing_margin_s=config.settling.closing_margin_s,
             ),
+            gate=self.gate,
+            policy=self._policy,
             metrics=metrics,
         )
         self._observer = Observer(
@@ -110,7 +123,8 @@ class Worker:
 
     def run(self) -> None:
         """Serves until SIGINT or SIGTERM. Raises ConfigError when the port is taken, EngineStartError, ChainError."""
-        asyncio.run(self._serve())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         with _listen(self._config.serving.host, self._config.serving.port) as listening:
@@ -118,11 +132,11 @@ class Worker:
                 app = create_app(self.service)
                 add_readiness(app, self._observer)
                 metadata.add_route(app, self._metadata)
-                settings = uvicorn.Config(
-                    app,
-                    lifespan="off",
+                limits = self._config.limits.guard()
+                settings = server_config(
+                    EdgeGate(app, domain=self.domain, known_lease=self.service.leases.known, limits=limits),
+                    limits,
                     log_config=None,
-                    access_log=False,
                     timeout_graceful_shutdown=5,
                     ssl_certfile=self._tls.certificate if self._tls else None,
                     ssl_keyfile=self._tls.key if self._tls else None,
@@ -130,7 +144,7 @@ class Worker:
                 host, port = listening.getsockname()[:2]
                 scheme = "https" if self._tls else "http"
                 _log.info("provider %d serves on %s://%s:%d", self.service.provider, scheme, host, port)
-                await _Server(settings).serve(sockets=[listening])
+                await _Server(settings, self._drain).serve(sockets=[listening])
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
@@ -141,18 +155,24 @@ class Worker:
         interrupted = await self.service.recover()
         if interrupted:
             _log.warning("%d requests were interrupted and got their final receipts", interrupted)
-        ticking = asyncio.create_task(self._upkeep().run())
+        await self.gate.start()
+        tasks = [asyncio.create_task(self._upkeep().run()), asyncio.create_task(self.gate.run())]
         try:
             yield
         finally:
-            ticking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await ticking
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self.service.stop()
             await self.models.stop()
             self.sender.close()
             self.service.ledger.close()
             self.client.close()
+
+    async def _drain(self) -> None:
+        left = await self.gate.drain(self.service.running, self._config.host.drain_s)
+        if left:
+            _log.warning("%d requests still run and end now, with their final receipts", left)
 
     def _upkeep(self) -> Upkeep:
         """What a tick does: money first."""
@@ -189,7 +209,34 @@ class Worker:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, but a signal that was heeded is not raised again at the end."""
+    """Uvicorn, but the first signal drains before it stops, so that running answers are finished and paid.
+
+    The second stops at once. A signal that was heeded is not raised again at the end.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._signals = 0
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's
+        """The first time drains, the next stops."""
+        self._signals += 1
+        if self._signals > 1:
+            self.should_exit = self.force_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Starts draining once a signal came, and stops when that is done."""
+        if self._signals and self._draining is None:
+            self._draining = asyncio.create_task(self._until_drained())
+        return await super().on_tick(counter)
+
+    async def _until_drained(self) -> None:
+        try:
+            await self._drain()
+        finally:
+            self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
