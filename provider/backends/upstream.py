@@ -180,7 +180,7 @@ async def _lines(response: httpx.Response, allowed: int) -> AsyncIterator[bytes]
         if allowed < 0:
             raise _nonsense("far more than was asked for")
         *lines, held = (held + block).split(b"\n")
+        if max(map(len, (*lines, held))) > MAX_LINE_BYTES:
+            raise _nonsense("a line without an end")
         for line in lines:
             yield line.rstrip(b"\r")
-        if len(held) > MAX_LINE_BYTES:
-            raise _nonsense("a line without an end")
