@@ -265,8 +265,7 @@ def edited(enrolment: Enrolment, folder: Path, old: str, new: str) -> Path:
 def moved(enrolment: Enrolment, folder: Path, model: Path) -> Path:
     """A copy of the configuration, the offers and the ledger, with the model's file at another path."""
     source = enrolment.config.parent
-    shutil.copytree(source / "data" / "offers", folder / "data" / "offers")
-    shutil.copy(source / "data" / "models.json", folder / "data")
+    shutil.copytree(source / "data", folder / "data")
     for ledger in (source / "data").glob("ledger.sqlite*"):
         shutil.copy(ledger, folder / "data")
     (folder / "data" / "model-files.json").write_text(json.dumps({NAME: str(model)}))
