@@ -72,7 +72,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._turn_away()
             return
         self._address = address
-        transport.set_write_buffer_limits(high=0)
+        transport.set_write_buffer_limits(high=1)  # a TLS transport would never resume from 0
         super().connection_made(transport)
         self._watch_head()
 
