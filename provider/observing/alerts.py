@@ -1,5 +1,6 @@
 """What the owner should look after, with what to do about it."""
 
+import time
 from collections.abc import Iterator
 
 from protocol.money import CLAW, Money
@@ -24,8 +25,8 @@ def find_alerts(
     known: metadata.Metadata | None,
     now: int,
 ) -> list[Alert]:
-    """The most pressing first."""
-    found = list(_of_worker(config, worker, now))
+    """The most pressing first. `now` is the market's time; a worker's ticks go by this machine's clock."""
+    found = list(_of_worker(config, worker, int(time.time())))
     if chain is None:
         found.append(Alert(what="the chain cannot be read", do="check chain.rpc and the network"))
     else:

@@ -7,12 +7,12 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -22,6 +22,7 @@ from provider.config import Config
 from provider.exceptions import ConfigError
 from provider.files import write_whole
 from provider.observing.observer import Observed, Observer
+from provider.tls import is_loopback
 
 _log = logging.getLogger(__name__)
 ADDRESS_FILE = "operations"
@@ -69,6 +70,14 @@ class _Gauges(Collector):
 def create_operations_app(observer: Observer) -> FastAPI:
     """The application."""
     app = FastAPI(title="clawmarket operations", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.middleware("http")
+    async def refuse_foreign_names(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        """A web page whose name was made to point at this machine could else read everything through a browser."""
+        server = request.scope.get("server")
+        if server and is_loopback(server[0]) and not is_loopback(request.url.hostname or ""):
+            return JSONResponse({"error": "ask for 127.0.0.1 or localhost"}, 421)
+        return await go_on(request)
 
     @app.get("/healthz")
     async def health() -> Response:

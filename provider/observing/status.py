@@ -33,7 +33,7 @@ class ModelStatus(_Part):
 
 
 class WorkerStatus(_Part):
-    """The running worker; `tick_at` is 0 before the first tick ended."""
+    """The running worker, its times by its machine's clock; `tick_at` is 0 before the first tick ended."""
 
     started_at: int
     tick_at: int
