@@ -41,7 +41,7 @@ class Zoo:
         return self.pool.loaded()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def slot() -> Iterator[None]:
     with hold_engine_slots(2):
         yield
