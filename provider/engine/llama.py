@@ -1,7 +1,7 @@
 """llama.cpp behind two small classes: `Model` (weights, vocabulary) and `Batcher` (context).
 
 Greedy answers in a batch are the same as alone, which verification by teacher forcing relies on: sequences are kept
-apart (`kv_unified=False`), and there is no flash attention, which computes a single long sequence in another order.
+apart (`kv_unified=False`), and the scheduler never decodes one row of a long sequence by itself (`LONE_CELLS`).
 """
 
 import ctypes
@@ -20,6 +20,8 @@ from provider.engine.threads import ThreadPool
 
 GGUF_MAGIC = b"GGUF"
 MAX_PIECE_BYTES = 1024
+LONE_CELLS = 256
+"""Beyond so many cells llama.cpp's flash attention sums a batch of one row in another order than other batches."""
 _LOG_LEVEL_ERROR = 4
 
 _log_lines: list[str] = []
@@ -142,7 +144,7 @@ class Batcher:
         params.n_threads = pool.threads
         params.n_threads_batch = pool.threads
         params.kv_unified = False
-        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.no_perf = True
         params.embeddings = embeds
         params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE

@@ -1,7 +1,8 @@
 """Continuous batching: every step decodes one token of each answering request, then a piece of one prompt.
 
 A prompt is read by itself and cut at fixed places, whoever else is answering: llama.cpp rounds differently for other
-batch shapes, and an answer must not depend on the others (`llama.py`).
+batch shapes, and an answer must not depend on the others (`llama.py`). For the same reason a long answer that is alone
+decodes two tokens at a time: the next, and a guess at the one after it, which is dropped when it was wrong.
 
 A request holds one sequence slot from admission to its last token. A finished slot remembers what it has seen, so that
 a request with the same `cache_key` reuses the common start of its prompt. One cache key never sees what another left.
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from provider.engine.embedding import Embedder
 from provider.engine.errors import GenerationError
 from provider.engine.frames import Frame
-from provider.engine.llama import Batcher, Model, Row
+from provider.engine.llama import LONE_CELLS, Batcher, Model, Row
 from provider.engine.request import Request
 from provider.engine.sampling import Sampler, likeliest, log_probability
 from provider.engine.text import StopText
@@ -24,6 +25,8 @@ from provider.engine.waiting import WaitingRequests
 
 PROMPT_PIECE = 64
 """Tokens of a prompt read between two tokens of the others, whose streams must not stall."""
+GUESS_BACK = 1024
+"""Tokens among which the guess at a next one is looked for."""
 _NO_ROOM = 1
 
 
@@ -59,8 +62,28 @@ class Running:
         self.pending = request.prompt[cached:]  # tokens to decode before the next one can be sampled
         self.generated = 0
         self.paused = False
+        self.has_ended = False
         self.started = time.monotonic()
         self.first_token = 0.0
+
+    def guess(self) -> int:
+        """What followed the last two tokens when they last stood together; texts repeat themselves."""
+        tokens = self.slot.seen[-GUESS_BACK:] + self.pending
+        for place in range(len(tokens) - 2, 1, -1):
+            if tokens[place - 1] == tokens[-1] and tokens[place - 2] == tokens[-2]:
+                return tokens[place]
+        return tokens[-1]
+
+
+def _neighbours(runs: list[Running]) -> list[list[Running]]:
+    """Requests in adjacent sequences, in their order: only such rows does llama.cpp compute together."""
+    groups: list[list[Running]] = []
+    for run in sorted(runs, key=lambda run: run.slot.sequence):
+        if groups and groups[-1][-1].slot.sequence + 1 == run.slot.sequence:
+            groups[-1].append(run)
+        else:
+            groups.append([run])
+    return groups
 
 
 class Scheduler:
@@ -131,8 +154,11 @@ class Scheduler:
         ready = [run for run in self._running.values() if not run.paused]
         answering = [run for run in ready if len(run.pending) == 1]
         reading = [run for run in ready if len(run.pending) > 1]
-        if answering:
-            self._decode(answering, 1)
+        for runs in _neighbours(answering):
+            if len(runs) == 1 and self._is_long(runs[0]):
+                self._decode_with_guess(runs[0])
+            else:
+                self._decode(runs, 1)
         if reading:
             self._read(reading[0])
         if self._embedder.has_work:
@@ -152,14 +178,33 @@ class Scheduler:
         ]
         status = self._batcher.decode(rows)
         for number, run in enumerate(runs):
-            if status != 0:
-                code = "overloaded" if status == _NO_ROOM else "engine_failed"
-                self._fail(run, GenerationError(code, f"decoding failed with status {status}"))
-                continue
-            run.slot.seen.extend(run.pending[:count])
-            run.pending = run.pending[count:]
-            if not run.pending:
-                self._advance(run, (number + 1) * count - 1)
+            self._decoded(run, count, (number + 1) * count - 1, status)
+
+    def _decoded(self, run: Running, count: int, row: int, status: int) -> None:
+        """`count` pending tokens of a request were decoded, the last of them as `row` of the batch."""
+        if status != 0:
+            code = "overloaded" if status == _NO_ROOM else "engine_failed"
+            self._fail(run, GenerationError(code, f"decoding failed with status {status}"))
+            return
+        run.slot.seen.extend(run.pending[:count])
+        run.pending = run.pending[count:]
+        if not run.pending:
+            self._advance(run, row)
+
+    def _is_long(self, run: Running) -> bool:
+        """Whether its row must not be a batch's only one; at the last cell there is no room for another."""
+        return LONE_CELLS <= len(run.slot.seen) < self._batcher.context_per_sequence - 1
+
+    def _decode_with_guess(self, run: Running) -> None:
+        slot, guess = run.slot, run.guess()
+        place = len(slot.seen)
+        status = self._batcher.decode(
+            [Row(run.pending[0], slot.sequence, place, True), Row(guess, slot.sequence, place + 1, True)]
+        )
+        self._decoded(run, 1, 0, status)
+        if status == 0 and run.pending == [guess] and not run.has_ended:
+            self._decoded(run, 1, 1, status)
+        self._batcher.keep(slot.sequence, len(slot.seen))
 
     def _start(self, request: Request) -> None:
         try:
@@ -167,7 +212,7 @@ class Scheduler:
         except GenerationError as error:
             self._emit({"ev": "error", "id": request.id, "code": error.code, "message": str(error)})
             return
-        slot = max(self._free, key=lambda candidate: (candidate.common_prefix(request), -len(candidate.seen)))
+        slot = max(self._free, key=lambda free: (free.common_prefix(request), not free.seen, -free.sequence))
         self._free.remove(slot)
         cached = slot.common_prefix(request)
         self._batcher.keep(slot.sequence, cached)
@@ -253,6 +298,7 @@ class Scheduler:
         self._leave(run)
 
     def _leave(self, run: Running) -> None:
+        run.has_ended = True
         run.sampler.close()
         del self._running[run.request.id]
         self._free.append(run.slot)

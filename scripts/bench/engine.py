@@ -31,7 +31,7 @@ from scripts.bench import Report
 THREADS = 2
 PARALLEL = 8
 CONTEXT = 512
-TOKENS = 64
+TOKENS = 200
 ROUNDS = 3
 START_S = 60.0
 SUBJECTS = ("a river", "a mountain", "bread", "the sea", "a robot", "rust", "music", "tea")

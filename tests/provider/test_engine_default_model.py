@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from provider.backend import JsonOutput, Prompt
 from provider.engine.client import EngineClient, EngineSettings
+from provider.engine.llama import LONE_CELLS
 from provider.engine.memory import estimate_bytes
 from tests.support.engine_slots import hold_engine_slots
 from tests.support.engines import default_model
@@ -39,6 +40,15 @@ async def test_eight_answers_at_once_are_those_alone(engine: EngineClient) -> No
     together = await asyncio.gather(*[run(engine, question, TOKENS) for question in questions])
     assert [ids(answer) for answer in together] == [ids(answer) for answer in alone]
     assert len({tuple(ids(answer)) for answer in alone}) == PARALLEL
+
+
+async def test_a_long_answer_alone_is_that_among_others(engine: EngineClient) -> None:
+    """Beyond the length from which a single row would be summed in another order; alone it decodes guesses as well."""
+    question = "Tell a story about " + ", ".join(SUBJECTS) + " and many others. " + "It rains. " * 80
+    alone = await run(engine, question, 3 * TOKENS)
+    together = await asyncio.gather(run(engine, question, 3 * TOKENS), run(engine, "Tell me about tea.", 3 * TOKENS))
+    assert ids(together[0]) == ids(alone)
+    assert alone[1].prompt_tokens > LONE_CELLS
 
 
 async def test_json_of_a_real_vocabulary_validates(engine: EngineClient) -> None:
