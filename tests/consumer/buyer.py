@@ -12,6 +12,7 @@ from consumer.tokenizer import PromptCounter
 from provider.leases import Lease
 from tests.consumer.hostile_provider import HostileProvider
 from tests.support.provider_stack import (
+from tests.support.serving import serve
     DEPOSIT,
     DOMAIN,
     NODE,
