@@ -12,7 +12,6 @@ from consumer.tokenizer import PromptCounter
 from provider.leases import Lease
 from tests.consumer.hostile_provider import HostileProvider
 from tests.support.provider_stack import (
-from tests.support.serving import serve
     DEPOSIT,
     DOMAIN,
     NODE,
@@ -20,8 +19,8 @@ from tests.support.serving import serve
     TestClock,
     make_lease,
     make_offer,
-    serve,
 )
+from tests.support.serving import serve
 from tests.support.tiny_gguf import prompt_tokens
 
 MESSAGES = [{"role": "user", "content": "hello"}]
