@@ -17,11 +17,15 @@ _MOST = 2**31 - 1
 
 @dataclass(frozen=True)
 class Asked:
-    """A paid request. `stops` is None where the text is not what the tokens read as: with tools, or several choices."""
+    """A paid request. `stops` is None where the text is not what the tokens read as: with tools, or several choices.
+
+    `vectors` is how many an embedding must bring, 0 for every other request.
+    """
 
     path: str
     limits: Limits
     stops: tuple[str, ...] | None
+    vectors: int = 0
 
 
 def read(path: str, body: bytes, terms: Terms, counter: PromptCounter | None) -> Asked | None:
@@ -29,7 +33,9 @@ def read(path: str, body: bytes, terms: Terms, counter: PromptCounter | None) ->
     try:
         content = json.loads(body)
         if path == EMBEDDINGS:
-            return Asked(path, _limits(_inputs(content["input"], counter), body, 0), None)
+            given = content["input"]
+            limits = _limits(_inputs(given, counter), body, 0)
+            return Asked(path, limits, None, 1 if isinstance(given, str) or isinstance(given[0], int) else len(given))
         choices, tools = int(content.get("n") or 1), content.get("tools")
         given = content.get("max_completion_tokens") or content.get("max_tokens")
         if path == COMPLETIONS:
@@ -40,7 +46,7 @@ def read(path: str, body: bytes, terms: Terms, counter: PromptCounter | None) ->
             limits = _limits(counted, body, choices * int(given or DEFAULT_MAX_TOKENS))
         stop = content.get("stop") or ()
         stops = (stop,) if isinstance(stop, str) else tuple(map(str, stop))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     if not 0 < limits.max_tokens <= _MOST:
         return None

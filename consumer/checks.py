@@ -3,7 +3,7 @@
 Who signed it is `node_keys`' question.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,18 +19,19 @@ from protocol.typed_data import Receipt, Terms
 # how far the provider's stop-watch may run ahead of ours: rounding and the drift of two clocks
 TIME_TOLERANCE_MS = 250
 NO_PROBABILITY = -(1 << 31)
-"""What a log-probability of minus infinity is quantised to; no sampled token has it."""
+"""What a log-probability of minus infinity is quantised to: "not stated", which no sampled token has."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What one request was agreed to be."""
+    """What one request was agreed to be; `states_probabilities` if the terms' engine gives every token's."""
 
     lease_id: bytes
     terms: Terms
     fingerprint: bytes
     request: RequestContext
     limits: Limits
+    states_probabilities: bool = True
 
 
 @dataclass
@@ -66,7 +67,8 @@ class Answer:
                 raise ReceiptRejected("final", "tokens after the final receipt")
             if self.units_out >= limit:
                 raise ReceiptRejected("tokens", f"more than the {limit} tokens asked for")
-            if not NO_PROBABILITY < token.logprob <= 0:
+            is_unstated = token.logprob == NO_PROBABILITY and not self.agreement.states_probabilities
+            if not NO_PROBABILITY < token.logprob <= 0 and not is_unstated:
                 raise ReceiptRejected("tokens", f"{token.logprob} is no log-probability of a sampled token")
             if self.shown is not None:
                 self.shown.token(token.token_id)
@@ -76,8 +78,15 @@ class Answer:
             self._root.append(token.token_id, token.logprob)
         self.units_out += 1
 
-    def embed(self, vectors: Iterable[Iterable[int]]) -> None:
-        """Takes an embedding's vectors, in millionths; they are no units of output."""
+    def embed(self, vectors: list[list[int]], wanted: int) -> None:
+        """Takes an embedding's vectors, in millionths; they are no units of output.
+
+        Raises ReceiptRejected unless there is one for each of the `wanted` inputs, all of one length.
+        """
+        with self._unmendable():
+            _equal("vectors", len(vectors), wanted)
+            if not all(vectors) or len({len(vector) for vector in vectors}) > 1:
+                raise ReceiptRejected("vectors", "empty, or of different lengths")
         if self._root is not None:
             for index, component in enumerate(component for vector in vectors for component in vector):
                 self._root.append(index, component)

@@ -24,7 +24,7 @@ from consumer.exceptions import (
     TokenizerUnusable,
 )
 from consumer.node_keys import KeyLookup, NodeKeys
-from consumer.records import Draft, LeaseRecord, Limits, OpenRequest, RequestState
+from consumer.records import OWN_ENGINE, Draft, LeaseRecord, Limits, OpenRequest, RequestState
 from consumer.repeating import CHAT, Repeated, paid_headers, repeat
 from consumer.shown_text import ShownText
 from consumer.store import Store
@@ -225,7 +225,14 @@ class LeaseClient:
             limits=limits,
         )
         authorised = await self._authorise(draft)
-        agreement = Agreement(self.record.lease_id, terms, self.record.fingerprint, authorised.context, draft.limits)
+        agreement = Agreement(
+            self.record.lease_id,
+            terms,
+            self.record.fingerprint,
+            authorised.context,
+            draft.limits,
+            self.record.engine == OWN_ENGINE,
+        )
         is_shown = self.counter is not None and stops is not None
         answer = Answer(agreement, ShownText(self.counter, stops) if is_shown else None)  # type: ignore[arg-type]
         self._running.add(authorised.context.seq)
@@ -462,7 +469,14 @@ class LeaseClient:
 
     def _agreement(self, request: OpenRequest) -> Agreement:
         record = self.record
-        return Agreement(record.lease_id, record.terms, record.fingerprint, request.context, request.limits)
+        return Agreement(
+            record.lease_id,
+            record.terms,
+            record.fingerprint,
+            request.context,
+            request.limits,
+            record.engine == OWN_ENGINE,
+        )
 
     def _limits(self, question: Question) -> Limits:
         counted = self.counter.count(question.messages) if self.counter else None

@@ -86,7 +86,7 @@ class MarketAuth(httpx.Auth):
                         is_over = False
                         response.stream = _SyncWatched(response.stream, self, exchange)
                     else:
-                        self.call(self._take(exchange, response.headers, response.read()))
+                        self.call(self._take(exchange, attempts.vectors, response.headers, response.read()))
                     return
                 if not self.call(attempts.may_try_again(response, response.read())):
                     return
@@ -111,7 +111,9 @@ class MarketAuth(httpx.Auth):
                         is_over = False
                         response.stream = _AsyncWatched(response.stream, self, exchange)
                     else:
-                        await self.acall(self._take(exchange, response.headers, await response.aread()))
+                        await self.acall(
+                            self._take(exchange, attempts.vectors, response.headers, await response.aread())
+                        )
                     return
                 if not await self.acall(attempts.may_try_again(response, await response.aread())):
                     return
@@ -132,7 +134,7 @@ class MarketAuth(httpx.Auth):
         """After an exchange, however it ended; again is no fault."""
         self.client.end(exchange)
 
-    async def _take(self, exchange: Exchange, headers: httpx.Headers, content: bytes) -> None:
+    async def _take(self, exchange: Exchange, vectors: int, headers: httpx.Headers, content: bytes) -> None:
         """Checks and pays a whole answer. Raises ReceiptRejected, ProviderFailed."""
         self.client.admitted(exchange)
         answer, elapsed_ms = exchange.stream.answer, exchange.stream.elapsed_ms()
@@ -140,8 +142,8 @@ class MarketAuth(httpx.Auth):
         try:
             found = json.loads(content)
             signed = parse_response_headers(headers.items()).receipt
-            if "data" in found:
-                answer.embed([_millionths(item["embedding"]) for item in found["data"]])
+            if vectors:
+                answer.embed([_millionths(item["embedding"]) for item in found["data"]], vectors)
             else:
                 for token, logprob in found["clawmarket"]["tokens"]:
                     answer.add(StreamToken(token, logprob), elapsed_ms)
@@ -184,6 +186,7 @@ class _Attempts:
         self._client = client
         self._request = request
         self._asked = asked
+        self.vectors = asked.vectors
         self._turns: Turns | None = None
         self._exchange: Exchange | None = None
 

@@ -91,6 +91,7 @@ class Leases:
             fingerprint=offer.fingerprint,
             terms=offer.terms,
             tls_pin=endpoint.tls_pin,
+            engine=offer.engine,
         )
         self._store.add_lease(record)
         return request, record

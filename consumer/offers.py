@@ -43,6 +43,11 @@ class Offer:
         """The name to ask for."""
         return str(self.document["model"]["name"])
 
+    @property
+    def engine(self) -> str:
+        """The name of what serves the model."""
+        return str(self.document["model"]["engine"]["name"])
+
 
 def terms_to_json(terms: Terms) -> dict[str, Any]:
     """Terms as JSON values: bytes as 0x-hex."""

@@ -9,13 +9,16 @@ from consumer.offers import terms_from_json, terms_to_json
 from protocol.headers import RequestContext, Signed
 from protocol.typed_data import Receipt, Terms, Voucher
 
+OWN_ENGINE = "llama.cpp"
+"""The engine that states every token's log-probability; terms that name another one need not."""
+
 
 @dataclass(frozen=True)
 class LeaseRecord:
     """Everything needed to use a lease.
 
     `key_file` holds the session key; `fingerprint` is the model's; `tls_pin` is the endpoint's TLS key, see
-    `consumer.tls`, empty where the system's authorities vouch for it.
+    `consumer.tls`, empty where the system's authorities vouch for it; `engine` is the name of what serves the model.
     """
 
     lease_id: bytes
@@ -34,6 +37,7 @@ class LeaseRecord:
     fingerprint: bytes
     terms: Terms
     tls_pin: str = ""
+    engine: str = OWN_ENGINE
 
     def to_json(self) -> str:
         """The record as text."""

@@ -199,3 +199,10 @@ def test_stored_receipt_wrong_in_one_field_is_rejected(field: str, changes: dict
     with pytest.raises(ReceiptRejected) as rejection:
         stored(replace(GOOD, **{"part": 2, **changes}), received=received, unseen=5)
     assert rejection.value.field == field
+
+
+def test_an_engine_not_our_own_may_leave_probabilities_out() -> None:
+    unstated = StreamToken(5, -(1 << 31))
+    Answer(replace(AGREEMENT, states_probabilities=False)).add(unstated, 10)
+    with pytest.raises(ReceiptRejected):
+        Answer(AGREEMENT).add(unstated, 10)
