@@ -7,6 +7,7 @@ import httpx
 from eth_abi.abi import encode
 
 from consumer.exceptions import ProviderFailed, ReceiptRejected
+from consumer.tls import verification
 from protocol.chain.client import ChainClient
 from protocol.chain.exceptions import ContractReverted
 from protocol.exceptions import InvalidProof
@@ -30,15 +31,17 @@ class Inclusion:
 
 
 def prove_receipt(
-    client: ChainClient, domain: Domain, endpoint: str, provider: int, signed: Signed[Receipt]
+    client: ChainClient, domain: Domain, endpoint: str, provider: int, signed: Signed[Receipt], tls_pin: str = ""
 ) -> Inclusion:
     """Fetches the proof from the provider and verifies it against the latest anchor on chain.
+
+    `tls_pin` is the endpoint's, see `consumer.tls`.
 
     Raises ReceiptRejected if it does not hold or has an impossible place, ProviderFailed if the provider gives none,
     ChainError.
     """
     receipt = signed.message
-    found = _fetch(f"{endpoint}/v1/receipts/0x{receipt.lease_id.hex()}/{receipt.seq}/proof")
+    found = _fetch(f"{endpoint}/v1/receipts/0x{receipt.lease_id.hex()}/{receipt.seq}/proof", tls_pin)
     latest = client.get(client.reads.latest_anchor(provider))
     if latest != keccak(encode(["uint64", "bytes32"], [found.count, found.root])):
         raise ReceiptRejected("root", "the provider's root is not the latest one on chain")
@@ -67,9 +70,9 @@ def prove_on_chain(client: ChainClient, domain: Domain, provider: int, receipt: 
         return False
 
 
-def _fetch(url: str) -> Inclusion:
+def _fetch(url: str, tls_pin: str) -> Inclusion:
     try:
-        with httpx.stream("GET", url, timeout=TIMEOUT_S) as answer:
+        with httpx.stream("GET", url, timeout=TIMEOUT_S, verify=verification(tls_pin)) as answer:
             answer.raise_for_status()
             received = b""
             for chunk in answer.iter_bytes():

@@ -4,6 +4,7 @@ A receipt is committed with its signature before it is sent and is re-sent from 
 mountain range over final receipts grows in the same transaction as the receipt. One thread uses a `Ledger` at a time.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,12 +61,13 @@ class Ledger:
         self._domain = domain
         self._provider = provider
         try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # sqlite would let others read it
             self._db = sqlite3.connect(str(path), isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._prepare(path)
             (last,) = self._db.execute("SELECT max(position) FROM receipts WHERE position IS NOT NULL").fetchone()
-        except sqlite3.DatabaseError as error:
+        except (OSError, sqlite3.DatabaseError) as error:
             raise LedgerError(f"ledger {path} cannot be opened: {error}") from error
         self._range = MountainRange(_SqliteNodes(self._db), 0 if last is None else last + 1)
 

@@ -111,6 +111,8 @@ class Worker:
             ledger_path=data / LEDGER_FILE,
             metrics=metrics,
             known=self._metadata,
+            gate=self.gate,
+            restarts=self.models.restarts,
             parallel=config.engine.parallel,
         )
         policy = SettlingPolicy(config.settling.gas_multiple, config.settling.ether_price)

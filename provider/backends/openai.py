@@ -38,6 +38,11 @@ class OpenAIBackend:
         self._known: dict[str, Tokens] = {}
 
     @property
+    def restarts(self) -> int:
+        """How often our part of it, the vocabulary, was started again; of the other server nothing is known."""
+        return self._vocabulary.restarts
+
+    @property
     def is_ready(self) -> bool:
         """Whether tokens can be counted; whether the server answers is seen by asking it."""
         return self._vocabulary.is_ready

@@ -29,6 +29,10 @@ class Server(Backend, Protocol):
     """A backend that must be started before it answers."""
 
     @property
+    def restarts(self) -> int:
+        """How often it was started again after it had ended by itself."""
+
+    @property
     def is_ready(self) -> bool:
         """Whether a request would be taken at once."""
 
@@ -159,6 +163,10 @@ class ModelPool:
             slot.failures == 0 and (slot.server is None or slot.state is not _State.LOADED or slot.server.is_ready)
             for slot in self._slots.values()
         )
+
+    def restarts(self) -> int:
+        """How often the servers now in memory were started again."""
+        return sum(slot.server.restarts for slot in self._slots.values() if slot.server is not None)
 
     def loaded(self) -> list[str]:
         """Names of the models in memory."""

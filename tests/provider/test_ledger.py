@@ -1,7 +1,9 @@
 """The ledger keeps every statement once, and totals and merkle range with it."""
 
 import sqlite3
+import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,7 +193,11 @@ def test_every_receipt_is_provable_under_every_later_root(ledger: Ledger) -> Non
 @settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), st.integers(0, 50)), max_size=25))
 def test_range_is_that_of_the_final_receipts(steps: list[tuple[int, int, int]]) -> None:
-    ledger = Ledger(Path(":memory:"), DOMAIN, PROVIDER)
+    with tempfile.TemporaryDirectory() as folder, closing(Ledger(Path(folder) / "ledger", DOMAIN, PROVIDER)) as ledger:
+        check_steps(ledger, steps)
+
+
+def check_steps(ledger: Ledger, steps: list[tuple[int, int, int]]) -> None:
     expected, served = MountainRange(), 0
     for kind, seq, cost in steps:
         try:
@@ -207,7 +213,6 @@ def test_range_is_that_of_the_final_receipts(steps: list[tuple[int, int, int]]) 
         ledger.check()
     assert (ledger.count, ledger.root()) == (expected.count, expected.root())
     assert ledger.account(LEASE).served == served
-    ledger.close()
 
 
 def test_failed_write_leaves_nothing_behind(ledger: Ledger) -> None:
