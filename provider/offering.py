@@ -24,12 +24,15 @@ MIN_DEPOSIT = "0.1"
 
 
 def terms_for(
-    deployment: Deployment, entry: ModelEntry, price_in: str, price_out: str
+    deployment: Deployment, entry: ModelEntry, price_in: str, price_out: str, engine: str = ENGINE_NAME
 ) -> tuple[Terms, dict[str, Any], OfferLimits]:
-    """Terms, document and limits of an inference offer; cached input costs half. Raises ConfigError, InvalidField."""
+    """Terms, document and limits of an inference offer by our engine or FOREIGN_ENGINE; cached input costs half.
+
+    Raises ConfigError, InvalidField.
+    """
     first, second = common_scale(parse_price(price_in), parse_price(price_out))
     context = min(entry.context_length, SERVED_CONTEXT)
-    model = entry.terms_model(engine=ENGINE_NAME, build=engine_build(), context_length=context)
+    model = entry.terms_model(engine=engine, build=engine_build(engine), context_length=context)
     document = make_document(model, max_units_in=context, max_units_out=context, max_concurrent=8)
     terms = make_terms(
         document,

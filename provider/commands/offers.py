@@ -65,9 +65,10 @@ def add(
     owner: OwnerOption,
     password_file: PasswordFileOption = None,
 ) -> None:
-    """Publish an offer of another model, or in another token."""
+    """Publish an offer of another model, in another token, or of the server in the worker's [backends.NAME]."""
     from provider.backup import OFFERS_FOLDER
     from provider.config import load_config
+    from provider.model_card import ENGINE_NAME, FOREIGN_ENGINE
     from provider.models.library import ModelLibrary
     from provider.offering import publish_offer, terms_for
     from provider.offers import OfferBook
@@ -77,7 +78,8 @@ def add(
         config = load_config(context.obj)
         entry = ModelLibrary(config.provider.data).add(model, model_name).entry
         with open_owner(config, owner, password_of(password_file)) as (client, account):
-            terms, document, limits = terms_for(client.deployment, entry, price_in, price_out)
+            engine = FOREIGN_ENGINE if model_name in config.backends else ENGINE_NAME
+            terms, document, limits = terms_for(client.deployment, entry, price_in, price_out, engine)
             book = OfferBook(config.provider.data / OFFERS_FOLDER)
             offer, is_new = publish_offer(account, config.provider.id, book, terms, document, limits)
     typer.echo(f"offer {offer.offer_id} version {offer.version} {'is published' if is_new else 'was there already'}")

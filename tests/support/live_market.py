@@ -234,14 +234,14 @@ class WorkerProcess:
                 self._lines.append(line.decode(errors="replace"))
 
 
-def ask(market: LiveMarket, store: Store, record: LeaseRecord, session: Signer) -> End:
-    """One question, to its checked and paid end."""
+def ask(market: LiveMarket, store: Store, record: LeaseRecord, session: Signer, model: Path | None = None) -> End:
+    """One question to `model` (the tiny one), to its checked and paid end."""
     question = Question(MESSAGES, max_tokens=20, temperature=0)
     clock = MarketClock()
     clock.update(market.client.head().timestamp)
 
     async def run() -> End:
-        counter = PromptCounter(tiny_model())
+        counter = PromptCounter(model or tiny_model())
         client = LeaseClient(
             domain=market.domain, store=store, record=record, signer=session, now=clock.now, counter=counter
         )
