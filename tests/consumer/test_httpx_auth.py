@@ -104,7 +104,7 @@ class Paying:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ProviderStack]:
-    async with provider_stack(tmp_path_factory.mktemp("provider")) as running:
+    async with provider_stack(tmp_path_factory.mktemp("provider"), credit=20_000) as running:
         yield running
 
 
