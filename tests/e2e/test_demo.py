@@ -54,6 +54,8 @@ def test_missing_model_fails_with_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_demo_leaves_no_process(tmp_path: Path, how: signal.Signals) -> None:
     log = tmp_path / "demo.log"
+    # a shell's background job, which these tests may be, ignores interrupts, and so would its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("wb") as file:
         process = subprocess.Popen(COMMAND, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
         try:
