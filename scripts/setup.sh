@@ -78,6 +78,10 @@ install_solc() {
   .solcx/solc-v0.8.30 --version >/dev/null || die "the solc shim does not start"
 }
 
+install_model() {
+  with_heartbeat "the default model with 8-bit weights" .venv/bin/python -m scripts.default_model
+}
+
 step() { # name, a file it makes, its inputs…
   local name=$1 made=$2 key
   shift 2
@@ -94,5 +98,7 @@ flock 9 # two runs at once: the second waits and then finds all done
 step debian requirements/apt.txt requirements/apt.txt
 step uv .uv/bin/uv requirements/uv.txt
 step python .venv/bin/ape "${LOCKS[@]}" pyproject.toml
+step model .cache/models/SmolLM2-135M-Instruct.Q8_0.gguf requirements/runtime.txt \
+  scripts/default_model.py provider/models/conversion.py
 step node node_modules/.bin/anvil package.json package-lock.json .npmrc
 step solc .solcx/solc-v0.8.30 scripts/solc-shim.js

@@ -16,26 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from provider.engine.errors import EngineStartError
+from provider.engine.llama_log import keep_errors, last_errors
 from provider.engine.threads import ThreadPool
 
 GGUF_MAGIC = b"GGUF"
 MAX_PIECE_BYTES = 1024
 LONE_CELLS = 256
 """Beyond so many cells llama.cpp's flash attention sums a batch of one row in another order than other batches."""
-_LOG_LEVEL_ERROR = 4
-
-_log_lines: list[str] = []
-
-
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _on_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
-    if level == _LOG_LEVEL_ERROR:
-        _log_lines.append(text.decode(errors="replace").strip())
-        del _log_lines[:-20]
-
-
-def _errors() -> str:
-    return "; ".join(line for line in _log_lines if line) or "no further detail from llama.cpp"
 
 
 @dataclass(frozen=True)
@@ -54,13 +41,13 @@ class Model:
     def __init__(self, path: Path, *, vocabulary_only: bool = False) -> None:
         """Loads the file. Raises EngineStartError: `model_missing`, `model_damaged`."""
         _check_file(path)
-        llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
+        keep_errors()
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = vocabulary_only
         self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
-            raise EngineStartError("model_damaged", f"{path} cannot be loaded: {_errors()}")
+            raise EngineStartError("model_damaged", f"{path} cannot be loaded: {last_errors()}")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.vocabulary_size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._piece_buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
@@ -150,7 +137,7 @@ class Batcher:
         params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
         self.handle = llama_cpp.llama_init_from_model(model.handle, params)
         if not self.handle:
-            raise EngineStartError("out_of_memory", f"no context of {sequences} x {context} tokens: {_errors()}")
+            raise EngineStartError("out_of_memory", f"no context of {sequences} x {context} tokens: {last_errors()}")
         pool.attach(self.handle)
         self._memory = llama_cpp.llama_get_memory(self.handle)
         self._batch = llama_cpp.llama_batch_init(batch, 0, 1)

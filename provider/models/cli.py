@@ -35,6 +35,24 @@ def add(
     typer.echo("next: publish an offer of it with `clawmarket provider init`")
 
 
+@app.command()
+def convert(
+    path: Annotated[Path, typer.Argument(help="GGUF file; it stays as it is.")],
+    out: Annotated[Path, typer.Argument(help="The file to write.")],
+) -> None:
+    """Write a model file with 8-bit weights (Q8_0), which answers several requests at once fastest."""
+    from provider.models.conversion import convert as convert_file
+    from provider.models.files import sha256_of
+
+    try:
+        convert_file(path, out)
+        typer.echo(f"wrote {out}, {out.stat().st_size / 2**20:,.0f} MiB, SHA-256 {sha256_of(out)}")
+    except ProviderError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"next: register it with `clawmarket models add {out}`")
+
+
 @app.command("list")
 def list_models(config: ConfigOption) -> None:
     """Show the registered models."""

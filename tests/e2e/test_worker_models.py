@@ -14,15 +14,15 @@ from provider.config import load_config
 from provider.enrolment import Enrolment
 from provider.model_card import FOREIGN_ENGINE
 from provider.offers import OfferBook
+from scripts.default_model import NAME as LARGE
+from scripts.default_model import default_model
 from tests.support.anvil import ROOT
 from tests.support.engine_slots import hold_engine_slots
-from tests.support.engines import default_model
 from tests.support.live_market import ETHER, PASSWORD, LiveMarket, WorkerProcess, ask, live_market
 from tests.support.llama_server import llama_server
 from tests.support.tiny_gguf import NAME, write_tiny_gguf
 
 SECOND = "tiny-second"
-LARGE = "smollm2-135m-instruct"
 
 
 @pytest.fixture(scope="module")

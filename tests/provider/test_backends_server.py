@@ -18,13 +18,12 @@ from provider.config import BackendSection
 from provider.engine.client import EngineClient, EngineSettings
 from provider.model_card import FOREIGN_ENGINE, describe_model, engine_build
 from provider.offers import Offer, make_document, make_terms
+from scripts.default_model import NAME, default_model
 from tests.consumer.buyer import Buyer, record_of
 from tests.support.engine_slots import hold_engine_slots
-from tests.support.engines import default_model
 from tests.support.llama_server import LlamaServer, llama_server
 from tests.support.provider_stack import TOKEN, ProviderStack, provider_stack
 
-NAME = "smollm2-135m-instruct"
 CONTEXT = 512
 SETTINGS = EngineSettings(default_model(), threads=2, parallel=1, context=CONTEXT)
 MESSAGES = [{"role": "user", "content": "Name the capital of France."}]

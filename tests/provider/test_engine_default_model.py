@@ -13,8 +13,8 @@ from provider.backend import JsonOutput, Prompt
 from provider.engine.client import EngineClient, EngineSettings
 from provider.engine.llama import LONE_CELLS
 from provider.engine.memory import estimate_bytes
+from scripts.default_model import default_model
 from tests.support.engine_slots import hold_engine_slots
-from tests.support.engines import default_model
 from tests.support.generating import ids, run, text_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

