@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from consumer.client import End, LeaseClient, Question, Text
+from consumer.lease_client import End, LeaseClient, Question, Text
 from consumer.config import ConsumerConfig
 from consumer.endpoints import find_endpoint
 from consumer.exceptions import ConsumerError, OfferMismatch, ProviderFailed

@@ -24,7 +24,7 @@ import httpx
 
 from consumer.answer_stream import Lines
 from consumer.asked import Asked, is_paid, read
-from consumer.client import Exchange, LeaseClient, Turns
+from consumer.lease_client import Exchange, LeaseClient, Turns
 from consumer.exceptions import ProviderFailed, ReceiptRejected
 from protocol.exceptions import InvalidField, InvalidHeader
 from protocol.headers import Exposure, Signed, parse_response_headers

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from consumer.client import LeaseClient
+from consumer.lease_client import LeaseClient
 from consumer.config import ConsumerConfig
 from consumer.exceptions import ConfigUnusable, StoreError
 from consumer.funds import Funds

@@ -32,7 +32,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from consumer.audit import Inclusion, prove_on_chain, prove_receipt
-from consumer.client import Checked, End, LeaseClient, Question, Text
+from consumer.lease_client import Checked, End, LeaseClient, Question, Text
 from consumer.endpoints import Endpoint
 from consumer.exceptions import ConsumerError
 from consumer.funds import Funds

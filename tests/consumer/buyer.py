@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from consumer.client import Event, LeaseClient, Question
+from consumer.lease_client import Event, LeaseClient, Question
 from consumer.records import LeaseRecord
 from consumer.store import Store
 from consumer.tokenizer import PromptCounter

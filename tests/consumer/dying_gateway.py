@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from consumer.client import LeaseClient, Question
+from consumer.lease_client import LeaseClient, Question
 from consumer.exceptions import ConsumerError
 from consumer.records import LeaseRecord
 from consumer.store import Store

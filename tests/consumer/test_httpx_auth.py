@@ -12,7 +12,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from consumer.client import LeaseClient
+from consumer.lease_client import LeaseClient
 from consumer.exceptions import ReceiptRejected
 from consumer.httpx_auth import MarketAuth
 from consumer.records import RequestState

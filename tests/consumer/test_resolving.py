@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from consumer.checks import most_cost
-from consumer.client import UNSEEN_TOKENS, End, LeaseClient, Text
+from consumer.lease_client import UNSEEN_TOKENS, End, LeaseClient, Text
 from consumer.exceptions import LeaseExhausted, ProviderFailed, ProviderRefused, ReceiptRejected
 from consumer.records import RequestState
 from consumer.tokenizer import PromptCounter

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from consumer.client import LeaseClient
+from consumer.lease_client import LeaseClient
 from consumer.exceptions import ReceiptRejected
 from consumer.httpx_auth import MarketAuth
 from consumer.records import RequestState

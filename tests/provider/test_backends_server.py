@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.client import Checked, End, Question, Text
+from consumer.lease_client import Checked, End, Question, Text
 from consumer.exceptions import ConsumerError
 from consumer.records import OWN_ENGINE
 from consumer.tokenizer import PromptCounter

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from consumer.client import End, LeaseClient, Question
+from consumer.lease_client import End, LeaseClient, Question
 from consumer.endpoints import Endpoint
 from consumer.funds import Funds
 from consumer.lease import Leases, LeaseWish

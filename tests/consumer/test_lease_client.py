@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from consumer.client import Checked, End, Question, Text
+from consumer.lease_client import Checked, End, Question, Text
 from consumer.exceptions import (
     ConsumerError,
     PrepayRejected,

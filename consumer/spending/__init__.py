@@ -1,0 +1,1 @@
+"""Who may spend how much: virtual API keys, budgets, and the leases that are opened within them."""
