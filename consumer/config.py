@@ -4,35 +4,49 @@ rpc = ["https://…"]
 deployment = "8453.json"
 data = "data"                  # records and session keys
 owner_key = "owner.json"       # keystore of the account that owns the deposits
-tokenizer = "model.gguf"       # counts tokens and reads them back with the tokenizer the terms fix
+tokenizers = ["model.gguf"]    # count tokens and read them back with the tokenizers the terms fix
 accept_unverified = false      # true: without tokenizer, pay what the provider says it counted
+providers = ["https://…"]      # where offers are found
+
+The other sections are described where they belong: `consumer.spending.settings` has `[budget]` and `[leases]`.
 """
 
 import tomllib
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from consumer.exceptions import ConfigUnusable
+from consumer.settings import LocalPath, Settings
+from consumer.spending.settings import BudgetSettings, LeaseSettings
 
 
-class ConsumerConfig(BaseModel):
-    """The whole file."""
+class ConsumerConfig(Settings):
+    """The whole file. `tokenizer` is one more of the `tokenizers`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     rpc: list[str] = Field(min_length=1)
-    deployment: Path
-    data: Path = Path("data")
-    owner_key: Path = Path("owner.json")
-    tokenizer: Path | None = None
+    deployment: LocalPath
+    data: LocalPath = Path("data")
+    owner_key: LocalPath = Path("owner.json")
+    tokenizer: LocalPath | None = None
+    tokenizers: list[LocalPath] = Field(default_factory=list)
     accept_unverified: bool = False
+    providers: list[str] = Field(default_factory=list)
+    budget: BudgetSettings = Field(default_factory=BudgetSettings)
+    leases: LeaseSettings = Field(default_factory=LeaseSettings)
+
+    @property
+    def tokenizer_files(self) -> list[Path]:
+        """Every file that counts tokens."""
+        return [*([self.tokenizer] if self.tokenizer else []), *self.tokenizers]
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Reads the file and makes its paths absolute. Raises ConfigUnusable naming what is wrong."""
         try:
-            config = cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            return cls.model_validate(content, context={"folder": path.resolve().parent})
         except OSError as error:
             raise ConfigUnusable(f"configuration {path} cannot be read: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -43,12 +57,3 @@ class ConsumerConfig(BaseModel):
                 for fault in error.errors(include_input=False)
             )
             raise ConfigUnusable(f"configuration {path}: {faults}") from error
-        folder = path.resolve().parent
-        return config.model_copy(
-            update={
-                "deployment": folder / config.deployment,
-                "data": folder / config.data,
-                "owner_key": folder / config.owner_key,
-                "tokenizer": folder / config.tokenizer if config.tokenizer else None,
-            }
-        )
