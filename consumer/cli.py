@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from consumer.lease_client import End, LeaseClient, Question, Text
 from consumer.config import ConsumerConfig
 from consumer.endpoints import find_endpoint
 from consumer.exceptions import ConsumerError, OfferMismatch, ProviderFailed
 from consumer.lease import LeaseWish
+from consumer.lease_client import End, LeaseClient, Question, Text
 from consumer.offers import fetch_offer
 from consumer.session import TOKEN_CONTRACTS, Session, new_key
 from consumer.setup import SetupPlan, set_up

@@ -4,6 +4,7 @@ ConsumerError
 ├── ConfigUnusable    the configuration is missing or wrong
 ├── OfferMismatch     a provider's offer is not what the registry says
 ├── StoreError        the local records cannot be used or belong to another deployment
+│   └── StoreInUse    another process uses them
 ├── TokenizerUnusable a model file cannot be used for counting tokens, or none is given
 ├── AccountTooLow     the account or the wallet does not cover a lease, deposit or withdrawal
 ├── LeaseExhausted    the deposit does not cover the request any more
@@ -28,6 +29,10 @@ class OfferMismatch(ConsumerError):  # noqa: N818 - named for what is wrong
 
 class StoreError(ConsumerError):
     """The local records cannot be used."""
+
+
+class StoreInUse(StoreError):  # noqa: N818 - named for what is wrong
+    """Another process, most likely a running gateway, uses the local records."""
 
 
 class TokenizerUnusable(ConsumerError):  # noqa: N818

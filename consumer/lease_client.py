@@ -106,6 +106,7 @@ class Exchange:
     authorised: Authorised
     stream: AnswerStream
     is_rejected: bool = False
+    is_admitted: bool = False
     has_ended: bool = False
 
     @property
@@ -154,6 +155,8 @@ class LeaseClient:
             headers={"Accept-Encoding": "identity"},
         )
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unsent: Signed[Voucher] | None = None
+        self._is_sending = False
         self._running: set[int] = set()
         self._progress = asyncio.Event()
         self._credit_cap = 0
@@ -190,18 +193,36 @@ class LeaseClient:
         """The attempts at one request."""
         return Turns(self, limits)
 
+    def room(self) -> int:
+        """What another request may cost at most, in token base units."""
+        return self._book.room()
+
+    @property
+    def book(self) -> VoucherBook:
+        """What the lease owes."""
+        return self._book
+
     async def resolve(self) -> None:
         """Finds out the end of requests that broke off, in this run or an earlier one, and pays what is right.
 
         What cannot be found out now stays for the next time. Raises StoreError.
         """
+        if self._book.open <= self._running:
+            return
         for request in self._store.unfinished(self.record.lease_id):
             if request.context.seq not in self._running:
                 answer = Answer.resumed(self._agreement(request), request.last.message if request.last else None)
                 await self._resolve(request, answer, self._unseen_tokens)
 
     async def begin(
-        self, path: str, body: bytes, limits: Limits, stops: tuple[str, ...] | None, *, prepays: bool
+        self,
+        path: str,
+        body: bytes,
+        limits: Limits,
+        stops: tuple[str, ...] | None,
+        *,
+        prepays: bool,
+        key_id: str = "",
     ) -> "Exchange":
         """Reserves a number for a request and signs for it: from here on it must be ended by `end`.
 
@@ -223,6 +244,7 @@ class LeaseClient:
             max_cost=most_cost(terms, limits.prompt_bound, limits.max_tokens),
             prepaid=prompt_cost(terms, limits.prompt_bound) if prepays else 0,
             limits=limits,
+            key_id=key_id,
         )
         authorised = await self._authorise(draft)
         agreement = Agreement(
@@ -238,9 +260,10 @@ class LeaseClient:
         self._running.add(authorised.context.seq)
         return Exchange(path, authorised, AnswerStream(answer))
 
-    def admitted(self, exchange: "Exchange") -> None:
+    async def admitted(self, exchange: "Exchange") -> None:
         """The provider began to answer. Raises StoreError."""
-        self._store.admitted(self.record.lease_id, exchange.seq)
+        exchange.is_admitted = True
+        await self._book.admitted(exchange.seq)
 
     def end(self, exchange: "Exchange") -> None:
         """After an exchange, however it ended; again is no fault."""
@@ -248,7 +271,8 @@ class LeaseClient:
             return
         exchange.has_ended = True
         self._running.discard(exchange.seq)
-        self._leave(exchange.stream.answer, 0 if exchange.is_rejected else self._unseen_tokens)
+        if exchange.is_admitted:
+            self._leave(exchange.stream.answer, 0 if exchange.is_rejected else self._unseen_tokens)
         self._advanced()
 
     async def _authorise(self, draft: Draft) -> Authorised:
@@ -268,7 +292,7 @@ class LeaseClient:
                 if response.status_code != httpx.codes.OK:
                     content = await whole(response, MAX_REFUSAL_BYTES)
                     raise await self.refused(exchange, response.status_code, response.headers, content)
-                self.admitted(exchange)
+                await self.admitted(exchange)
                 async with aclosing(items(response, stream)) as found:
                     async for item in found:
                         if isinstance(item, Signed):
@@ -359,12 +383,14 @@ class LeaseClient:
     def _leave(self, answer: Answer, unseen: int) -> None:
         """After a stream, however it ended: what is still open is brought to an end beside other work."""
         lease_id, seq = self.record.lease_id, answer.agreement.request.seq
-        if self._store.state(lease_id, seq) is not RequestState.ADMITTED:
+        if seq not in self._book.open:
             return
         if answer.is_false:
-            self._store.dispute(lease_id, seq)
+            self._start(self._book.dispute(seq))
             return
-        request = next(found for found in self._store.unfinished(lease_id) if found.context.seq == seq)
+        request = next((found for found in self._store.unfinished(lease_id) if found.context.seq == seq), None)
+        if request is None or request.state is not RequestState.ADMITTED:
+            return
         self._running.add(seq)
         self._start(self._resolve_patiently(request, answer, unseen))
 
@@ -382,9 +408,6 @@ class LeaseClient:
         """Whether the request's end is known now."""
         lease_id, seq = self.record.lease_id, request.context.seq
         is_past = self._now() > request.context.sent_at + MAX_CLOCK_SKEW_S
-        if request.voucher is None:
-            await self._book.refused(seq)
-            return True
         if request.state is RequestState.SIGNED and not is_past:
             return False  # the provider may not know it yet, and would start it now
         outcome = await repeat(self._http, request, request.voucher)
@@ -395,7 +418,7 @@ class LeaseClient:
             return True
         if outcome is Repeated.ANSWERED_ANEW:
             _log.warning("request %d of lease 0x%s was answered a second time: disputed", seq, lease_id.hex())
-            self._store.dispute(lease_id, seq)
+            await self._book.dispute(seq)
             return True
         return False
 
@@ -408,7 +431,7 @@ class LeaseClient:
             return False
         except ReceiptRejected as error:
             _log.warning("request %d of lease 0x%s: %s", request.seq, self.record.lease_id.hex(), error)
-            self._store.dispute(self.record.lease_id, request.seq)
+            await self._book.dispute(request.seq)
             return True
         self._pay_in_background(await self._book.pay(signed, owed))
         return True
@@ -431,7 +454,7 @@ class LeaseClient:
         except InvalidHeader:
             said = ResponseHeaders()
         if said.receipt is not None:
-            self.admitted(exchange)
+            await self.admitted(exchange)
         elif said.refusal is not None or status in (400, 404):
             await self._book.refused(exchange.seq)
         return ProviderRefused(
@@ -443,7 +466,20 @@ class LeaseClient:
         )
 
     def _pay_in_background(self, voucher: Signed[Voucher]) -> None:
-        self._start(self._send_voucher(voucher))
+        """One voucher is on its way at a time; of those signed meanwhile only the highest follows."""
+        if self._unsent is None or voucher.message.cumulative >= self._unsent.message.cumulative:
+            self._unsent = voucher
+        if not self._is_sending:
+            self._is_sending = True
+            self._start(self._send_vouchers())
+
+    async def _send_vouchers(self) -> None:
+        try:
+            while (voucher := self._unsent) is not None:
+                self._unsent = None
+                await self._send_voucher(voucher)
+        finally:
+            self._is_sending = False
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

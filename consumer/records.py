@@ -61,15 +61,13 @@ class LeaseRecord:
 class RequestState(StrEnum):
     """How far a request got.
 
-    reserved: its number is taken, nothing is signed
-    └─ signed: its voucher is on disk and may be on its way
-       ├─ admitted: the provider began to answer
-       ├─ settled: its final receipt was checked, `owed` is what it cost
-       ├─ disputed: the provider's word is wrong; nothing more is signed for it
-       └─ refused: the provider did not take it; it costs nothing
+    signed: its voucher is on disk and may be on its way
+    ├─ admitted: the provider began to answer
+    ├─ settled: its final receipt was checked, `owed` is what it cost
+    ├─ disputed: the provider's word is wrong; nothing more is signed for it
+    └─ refused: the provider did not take it; it costs nothing
     """
 
-    RESERVED = "reserved"
     SIGNED = "signed"
     ADMITTED = "admitted"
     SETTLED = "settled"
@@ -88,7 +86,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Draft:
-    """A request before it has a number; `prepaid` is the part of its cost that is paid in advance."""
+    """A request before it has a number; `prepaid` is the part of its cost that is paid in advance.
+
+    `key_id` is the virtual API key that asks.
+    """
 
     body: bytes
     request_hash: bytes
@@ -96,6 +97,32 @@ class Draft:
     max_cost: int
     prepaid: int
     limits: Limits
+    key_id: str = ""
+
+
+@dataclass(frozen=True)
+class OpenCost:
+    """What a request whose end is not known may cost, and is known to cost so far."""
+
+    most: int
+    owed: int
+
+    @property
+    def promised(self) -> int:
+        """What may still come on top."""
+        return max(0, self.most - self.owed)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a request cost so far and what it may still cost, in base units of its lease's token."""
+
+    created: int
+    key_id: str
+    lease_id: bytes
+    seq: int
+    owed: int
+    promised: int
 
 
 @dataclass(frozen=True)
@@ -105,6 +132,6 @@ class OpenRequest:
     state: RequestState
     context: RequestContext
     limits: Limits
-    voucher: Signed[Voucher] | None
+    voucher: Signed[Voucher]
     body: bytes
     last: Signed[Receipt] | None

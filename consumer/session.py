@@ -4,11 +4,11 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from consumer.lease_client import LeaseClient
 from consumer.config import ConsumerConfig
 from consumer.exceptions import ConfigUnusable, StoreError
 from consumer.funds import Funds
 from consumer.lease import Leases
+from consumer.lease_client import LeaseClient
 from consumer.records import LeaseRecord
 from consumer.store import Store
 from consumer.tokenizer import PromptCounter

@@ -1,18 +1,27 @@
 """Durable records of one gateway: leases, request numbers, vouchers, receipts. Written before anything is sent.
 
-Amounts are decimal text in token base units. One thread uses a `Store` at a time. What is needed to send a request
+Amounts are decimal text in token base units. One process uses a file at a time. What is needed to send a request
 again, its body included, is kept until the request's end is known and then erased.
+
+`write` is for what many requests do at once: changes that wait together are committed together, on a thread of its own,
+so that the disk delays nobody twice. Everything else commits where it is called.
 """
 
+import asyncio
+import contextlib
+import fcntl
 import json
+import os
+import queue
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from consumer.exceptions import StoreError
-from consumer.records import Draft, LeaseRecord, Limits, OpenRequest, RequestState
+from consumer.exceptions import StoreError, StoreInUse
+from consumer.records import Draft, LeaseRecord, Limits, OpenCost, OpenRequest, RequestState, Spent
 from protocol.headers import (
     RequestContext,
     Signed,
@@ -23,7 +32,7 @@ from protocol.headers import (
 )
 from protocol.typed_data import Domain, Receipt, Voucher
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE leases (
@@ -47,10 +56,14 @@ CREATE TABLE requests (
     owed     TEXT NOT NULL,     -- what this request is known to cost so far, or was prepaid
     limits   TEXT NOT NULL,     -- JSON: what its receipts are held against
     context  TEXT NOT NULL,     -- the request header
-    voucher  TEXT,              -- the voucher that authorises it
+    voucher  TEXT NOT NULL,     -- the voucher that authorises it
     body     BLOB,
+    key_id   TEXT NOT NULL,     -- the virtual API key that asked, empty for the owner itself
+    created  INTEGER NOT NULL,  -- Unix seconds
     PRIMARY KEY (lease_id, seq)
 ) WITHOUT ROWID;
+CREATE INDEX requests_by_time ON requests (created);
+CREATE INDEX open_requests ON requests (lease_id, seq) WHERE state IN ('signed', 'admitted');
 CREATE TABLE receipts (
     lease_id BLOB NOT NULL,
     seq      INTEGER NOT NULL,
@@ -61,7 +74,7 @@ CREATE TABLE receipts (
 """
 
 
-_OPEN = "state IN ('reserved', 'signed', 'admitted')"
+_OPEN = "state IN ('signed', 'admitted')"
 __all__ = ["LeaseRecord", "Store"]
 
 
@@ -71,6 +84,17 @@ class Store:
     def __init__(self, path: Path, domain: Domain) -> None:
         """Raises StoreError if the file is damaged, of another deployment or of another version."""
         identity = {"chain_id": str(domain.chain_id), "escrow": domain.escrow}
+        self._commit_lock = threading.RLock()
+        self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._lock = _lock(path)
+        try:
+            self._open(path, identity)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _open(self, path: Path, identity: dict[str, str]) -> None:
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -98,8 +122,53 @@ class Store:
             ) from error
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file, after what waits to be written."""
+        if self._writer is not None:
+            self._writes.put(None)
+            self._writer.join()
+            self._writer = None
         self._db.close()
+        os.close(self._lock)
+
+    async def write(self, change: Callable[[], None]) -> None:
+        """Runs a change on the writer's thread; on disk once this returns. Raises StoreError."""
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write_all, name="store", daemon=True)
+            self._writer.start()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writes.put(_Write(change, done))
+        # a caller that is cancelled leaves a change that is made all the same
+        await asyncio.shield(done)
+
+    def _write_all(self) -> None:
+        is_open = True
+        while is_open:
+            writes = [self._writes.get()]
+            while not self._writes.empty():
+                writes.append(self._writes.get())
+            is_open = None not in writes
+            waiting = [write for write in writes if write is not None]
+            failures = self._write_batch(waiting)
+            for write, failure in zip(waiting, failures, strict=True):
+                write.finish(failure)
+
+    def _write_batch(self, writes: "list[_Write]") -> list[Exception | None]:
+        """All in one commit; a change that fails is undone by itself, a commit that fails undoes all."""
+        failures: list[Exception | None] = []
+        if not writes:
+            return failures
+        try:
+            with self._transaction():
+                for write in writes:
+                    try:
+                        with self._transaction():
+                            write.change()
+                        failures.append(None)
+                    except StoreError as error:
+                        failures.append(error)
+        except (StoreError, sqlite3.Error) as error:
+            return [error] * len(writes)
+        return failures
 
     def add_lease(self, record: LeaseRecord) -> None:
         """Keeps a lease that is about to be opened; adding it again changes nothing."""
@@ -134,8 +203,7 @@ class Store:
 
     def promised(self, lease_id: bytes) -> int:
         """What requests whose end is not known may still cost."""
-        rows = self._db.execute(f"SELECT max_cost, owed FROM requests WHERE lease_id = ? AND {_OPEN}", (lease_id,))  # noqa: S608
-        return sum(max(0, int(row[0]) - int(row[1])) for row in rows)
+        return sum(cost.promised for cost in self.open_costs(lease_id).values())
 
     def set_node_key(self, lease_id: bytes, node_key: str) -> None:
         """Notes that the provider signs with another key now."""
@@ -143,28 +211,55 @@ class Store:
             record = replace(self.lease(lease_id), node_key=node_key)
             self._db.execute("UPDATE leases SET details = ? WHERE lease_id = ?", (record.to_json(), lease_id))
 
-    def reserve(self, lease_id: bytes, draft: Draft, now: int) -> RequestContext:
-        """The next request number, never to be given again, for this one request."""
+    def next_seq(self, lease_id: bytes) -> int:
+        """The first request number that was never given. Raises StoreError."""
+        row = self._db.execute("SELECT next_seq FROM leases WHERE lease_id = ?", (lease_id,)).fetchone()
+        if row is None:
+            raise StoreError(f"lease 0x{lease_id.hex()} is not known here")
+        return int(row[0])
+
+    def authorise(self, draft: Draft, context: RequestContext, voucher: Signed[Voucher]) -> None:
+        """A request with the voucher that authorises it, which may be on its way from now on.
+
+        Raises StoreError if its number was given before, or the voucher is lower than the one before.
+        """
+        lease_id = voucher.message.lease_id
         with self._transaction():
-            row = self._db.execute("SELECT next_seq FROM leases WHERE lease_id = ?", (lease_id,)).fetchone()
-            if row is None:
-                raise StoreError(f"lease 0x{lease_id.hex()} is not known here")
-            context = RequestContext(int(row[0]), draft.request_hash, draft.max_cost, now, draft.salt)
-            self._db.execute("UPDATE leases SET next_seq = next_seq + 1 WHERE lease_id = ?", (lease_id,))
+            if context.seq < self.next_seq(lease_id):
+                raise StoreError(f"request {context.seq} has its voucher already")
+            self._db.execute("UPDATE leases SET next_seq = ? WHERE lease_id = ?", (context.seq + 1, lease_id))
             self._db.execute(
-                "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?)",
+                "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     lease_id,
                     context.seq,
-                    RequestState.RESERVED,
+                    RequestState.SIGNED,
                     str(draft.max_cost),
                     str(draft.prepaid),
                     json.dumps(asdict(draft.limits)),
                     encode_request(context),
+                    voucher.encode(),
                     draft.body,
+                    draft.key_id,
+                    context.sent_at,
                 ),
             )
-            return context
+            self.record_voucher(voucher)
+
+    def open_costs(self, lease_id: bytes) -> dict[int, OpenCost]:
+        """What requests whose end is not known may cost, and are known to cost so far, by their numbers."""
+        rows = self._db.execute(f"SELECT seq, max_cost, owed FROM requests WHERE lease_id = ? AND {_OPEN}", (lease_id,))  # noqa: S608
+        return {seq: OpenCost(int(most), int(owed)) for seq, most, owed in rows}
+
+    def spending(self, since: int = 0) -> Iterator[Spent]:
+        """What every request since then cost, or may still cost."""
+        rows = self._db.execute(
+            f"SELECT created, key_id, lease_id, seq, owed, CASE WHEN {_OPEN} THEN max_cost ELSE owed END "  # noqa: S608
+            "FROM requests WHERE created >= ? ORDER BY created",
+            (since,),
+        )
+        for created, key_id, lease_id, seq, owed, most in rows:
+            yield Spent(created, key_id, lease_id, seq, int(owed), max(0, int(most) - int(owed)))
 
     def admitted(self, lease_id: bytes, seq: int) -> None:
         """The provider began to answer."""
@@ -201,7 +296,7 @@ class Store:
                 state=RequestState(state),
                 context=parse_request(context),
                 limits=Limits(**json.loads(limits)),
-                voucher=parse_voucher(voucher) if voucher else None,
+                voucher=parse_voucher(voucher),
                 body=bytes(body),
                 last=self._last_receipt(lease_id, seq),
             )
@@ -236,8 +331,8 @@ class Store:
         ).fetchone()
         return parse_voucher(row[0]) if row else None
 
-    def record_voucher(self, signed: Signed[Voucher], seq: int | None = None) -> None:
-        """Keeps a voucher; `seq` is the request that it authorises. Raises StoreError on one lower than before."""
+    def record_voucher(self, signed: Signed[Voucher]) -> None:
+        """Keeps a voucher. Raises StoreError on one lower than before."""
         voucher = signed.message
         with self._transaction():
             highest = self.highest_voucher(voucher.lease_id)
@@ -247,13 +342,6 @@ class Store:
                 "INSERT INTO vouchers (lease_id, cumulative, signed) VALUES (?, ?, ?)",
                 (voucher.lease_id, str(voucher.cumulative), signed.encode()),
             )
-            if seq is not None:
-                changed = self._db.execute(
-                    "UPDATE requests SET voucher = ?, state = ? WHERE lease_id = ? AND seq = ? AND state = ?",
-                    (signed.encode(), RequestState.SIGNED, voucher.lease_id, seq, RequestState.RESERVED),
-                )
-                if changed.rowcount != 1:
-                    raise StoreError(f"request {seq} has its voucher already")
 
     def _last_receipt(self, lease_id: bytes, seq: int) -> Signed[Receipt] | None:
         row = self._db.execute(
@@ -278,13 +366,57 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            self._db.execute("COMMIT")
-        except BaseException as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
-                raise StoreError(f"the records cannot be written: {error}") from error
-            raise
+        """One commit, or a part of the one that this thread has begun."""
+        with self._commit_lock:
+            begin, commit, undo = (
+                ("SAVEPOINT part", ("RELEASE part",), ("ROLLBACK TO part", "RELEASE part"))
+                if self._db.in_transaction
+                else ("BEGIN IMMEDIATE", ("COMMIT",), ("ROLLBACK",))
+            )
+            try:
+                self._db.execute(begin)
+                yield
+                for statement in commit:
+                    self._db.execute(statement)
+            except BaseException as error:
+                if self._db.in_transaction:
+                    for statement in undo:
+                        self._db.execute(statement)
+                if isinstance(error, sqlite3.OperationalError):
+                    raise StoreError(f"the records cannot be written: {error}") from error
+                raise
+
+
+class _Write:
+    """A change on its way to the disk."""
+
+    def __init__(self, change: Callable[[], None], done: asyncio.Future[None]) -> None:
+        self.change = change
+        self._done = done
+
+    def finish(self, failure: Exception | None) -> None:
+        """Tells who waits, if anybody does any more."""
+        with contextlib.suppress(RuntimeError):  # its loop has ended
+            self._done.get_loop().call_soon_threadsafe(self._set, failure)
+
+    def _set(self, failure: Exception | None) -> None:
+        if self._done.cancelled():
+            return
+        if failure is None:
+            self._done.set_result(None)
+        else:
+            self._done.set_exception(failure)
+
+
+def _lock(path: Path) -> int:
+    """A descriptor that locks the file's neighbour until it is closed or the process ends. Raises StoreError."""
+    try:
+        descriptor = os.open(path.with_suffix(".lock"), os.O_WRONLY | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be opened ({error.strerror}): check the folder and the disk") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreInUse(f"{path} is in use by another process: stop the gateway that runs on it, or ask it") from error
+    return descriptor

@@ -1,11 +1,14 @@
-"""Signing for one lease: request numbers and exact cumulative vouchers, under one lock, on disk before use."""
+"""Signing for one lease: request numbers and exact cumulative vouchers, one after another, on disk before use.
 
-import asyncio
+What a lease owes is kept here in memory, so that a request costs one write when it is authorised and one a receipt. All
+changes are made on one event loop, between two awaits, and written in that order.
+"""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from consumer.exceptions import LeaseExhausted
-from consumer.records import Draft, LeaseRecord
+from consumer.exceptions import LeaseExhausted, StoreError
+from consumer.records import Draft, LeaseRecord, OpenCost
 from consumer.store import Store
 from protocol.headers import RequestContext, Signed
 from protocol.signing import Signer
@@ -21,53 +24,115 @@ class Authorised:
 
 
 class VoucherBook:
-    """One lease's session key at work."""
+    """One lease's session key at work. `on_end` hears of every request whose end is known, and what it cost."""
 
     def __init__(
         self, domain: Domain, store: Store, record: LeaseRecord, signer: Signer, now: Callable[[], int]
     ) -> None:
+        """Raises StoreError."""
         self._domain = domain
         self._store = store
         self._record = record
         self._signer = signer
         self._now = now
-        self._lock = asyncio.Lock()
+        self._next_seq = store.next_seq(record.lease_id)
+        self._open = store.open_costs(record.lease_id)
+        self._owed = store.owed(record.lease_id)
+        highest = store.highest_voucher(record.lease_id)
+        self._highest = highest.message.cumulative if highest else 0
+        self.deposit = record.deposit
+        self.on_end: Callable[[int, int], None] | None = None
+
+    @property
+    def open(self) -> frozenset[int]:
+        """Numbers of the requests whose end is not known."""
+        return frozenset(self._open)
+
+    @property
+    def owed(self) -> int:
+        """What all requests are known to cost so far."""
+        return self._owed
+
+    def room(self) -> int:
+        """What another request may cost at most."""
+        return self.deposit - max(self._owed, self._highest) - sum(cost.promised for cost in self._open.values())
 
     async def authorise(self, draft: Draft) -> Authorised:
-        """Reserves a number on disk, then signs for the request: no number is ever signed for twice.
+        """Signs for a request under a number that is never given again.
 
         Raises LeaseExhausted if the deposit does not cover the request, StoreError.
         """
-        lease_id = self._record.lease_id
-        async with self._lock:
-            promised = self._store.promised(lease_id)
-            needed = max(self._store.owed(lease_id), self._highest()) + promised + draft.max_cost
-            if needed > self._record.deposit:
-                raise LeaseExhausted(
-                    f"the request may bring the lease to {needed} base units ({promised} are promised to requests "
-                    f"under way), its deposit is {self._record.deposit}: ask for fewer tokens, or open another lease"
-                )
-            context = self._store.reserve(lease_id, draft, self._now())
-            return Authorised(self._sign(context.context, context.seq), context)
+        room = self.room()
+        if draft.max_cost > room:
+            raise LeaseExhausted(
+                f"the request may cost {draft.max_cost} base units, {max(0, room)} of the lease's deposit of "
+                f"{self.deposit} are neither owed nor promised to requests under way: ask for fewer tokens, or open "
+                "another lease"
+            )
+        context = RequestContext(self._next_seq, draft.request_hash, draft.max_cost, self._now(), draft.salt)
+        self._next_seq += 1
+        self._open[context.seq] = OpenCost(draft.max_cost, draft.prepaid)
+        self._owed += draft.prepaid
+        voucher = self._sign(context.context)
+        try:
+            await self._store.write(lambda: self._store.authorise(draft, context, voucher))
+        except StoreError:
+            self._end(context.seq, 0)
+            raise
+        return Authorised(voucher, context)
 
     async def pay(self, receipt: Signed[Receipt], owed: int | None = None) -> Signed[Voucher]:
-        """Keeps a checked receipt and signs for all that is owed now. Raises StoreError."""
-        async with self._lock:
+        """Keeps a checked receipt and signs for all that is owed now; its cost, or `owed` where given.
+
+        Raises StoreError.
+        """
+        message = receipt.message
+        before = self._open.get(message.seq)
+        cost = message.cost if owed is None else owed
+        if before is not None:
+            self._open[message.seq] = OpenCost(before.most, cost)
+            self._owed += cost - before.owed
+        voucher = self._sign()
+
+        def change() -> None:
             self._store.record_receipt(receipt, owed)
-            return self._sign()
+            self._store.record_voucher(voucher)
+
+        try:
+            await self._store.write(change)
+        except StoreError:
+            if before is not None:
+                self._open[message.seq] = before
+                self._owed -= cost - before.owed
+            raise
+        if message.final:
+            self._end(message.seq, cost)
+        return voucher
+
+    async def admitted(self, seq: int) -> None:
+        """The provider began to answer. Raises StoreError."""
+        await self._store.write(lambda: self._store.admitted(self._record.lease_id, seq))
 
     async def refused(self, seq: int) -> None:
-        """Notes that a request was not admitted."""
-        async with self._lock:
-            self._store.release(self._record.lease_id, seq)
+        """The provider did not take a request: it costs nothing. Raises StoreError."""
+        await self._store.write(lambda: self._store.release(self._record.lease_id, seq))
+        self._end(seq, 0)
 
-    def _highest(self) -> int:
-        highest = self._store.highest_voucher(self._record.lease_id)
-        return highest.message.cumulative if highest else 0
+    async def dispute(self, seq: int) -> None:
+        """Nothing more is signed for a request, beyond what is owed for it already. Raises StoreError."""
+        await self._store.write(lambda: self._store.dispute(self._record.lease_id, seq))
+        if seq in self._open:
+            self._end(seq, self._open[seq].owed)
 
-    def _sign(self, context: bytes = bytes(32), seq: int | None = None) -> Signed[Voucher]:
-        cumulative = max(self._highest(), self._store.owed(self._record.lease_id))
-        voucher = Voucher(self._record.lease_id, cumulative, context)
-        signed = Signed(voucher, self._signer.sign(self._domain, voucher))
-        self._store.record_voucher(signed, seq)
-        return signed
+    def _end(self, seq: int, cost: int) -> None:
+        ended = self._open.pop(seq, None)
+        if ended is None:
+            return
+        self._owed += cost - ended.owed
+        if self.on_end is not None:
+            self.on_end(seq, cost)
+
+    def _sign(self, context: bytes = bytes(32)) -> Signed[Voucher]:
+        self._highest = max(self._highest, self._owed)
+        voucher = Voucher(self._record.lease_id, self._highest, context)
+        return Signed(voucher, self._signer.sign(self._domain, voucher))

@@ -32,11 +32,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from consumer.audit import Inclusion, prove_on_chain, prove_receipt
-from consumer.lease_client import Checked, End, LeaseClient, Question, Text
 from consumer.endpoints import Endpoint
 from consumer.exceptions import ConsumerError
 from consumer.funds import Funds
 from consumer.lease import Leases, LeaseWish
+from consumer.lease_client import Checked, End, LeaseClient, Question, Text
 from consumer.offers import fetch_offer
 from consumer.store import Store
 from consumer.tokenizer import PromptCounter

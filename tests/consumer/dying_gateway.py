@@ -2,7 +2,7 @@
 
     python -m tests.consumer.dying_gateway <folder> <time shift in s> <number of the transaction, 0 for none> <moment>
 
-`moment` is `before` the transaction's commit or `after` it. Every signature is noted in `signed` before it is used.
+`moment` is `before` the transaction's commit or `after` it. Every voucher is noted in `sent` before it leaves.
 The last line of the output is the number of transactions.
 """
 
@@ -16,13 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from consumer.lease_client import LeaseClient, Question
+import httpx
+
 from consumer.exceptions import ConsumerError
+from consumer.lease_client import LeaseClient, Question
 from consumer.records import LeaseRecord
 from consumer.store import Store
 from consumer.tokenizer import PromptCounter
-from protocol.signing import Signature, Signer
-from protocol.typed_data import Domain, Message, Voucher
+from protocol.headers import VOUCHER_HEADER, parse_voucher
+from protocol.typed_data import Domain
 from tests.support.provider_stack import DOMAIN, SESSION
 
 QUESTION = Question([{"role": "user", "content": "hello"}], max_tokens=20, temperature=0)
@@ -41,6 +43,10 @@ class DyingStore(Store):
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        if self._db.in_transaction:
+            with super()._transaction():
+                yield
+            return
         self.count += 1
         is_last = self.count == self._last
         with super()._transaction():
@@ -51,32 +57,25 @@ class DyingStore(Store):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class NotingSigner(Signer):
-    """Notes each voucher on disk before it gives out the signature."""
-
-    path: Path
-
-    def sign(self, domain: Domain, message: Message) -> Signature:
-        assert isinstance(message, Voucher)
-        with self.path.open("a") as file:
-            file.write(json.dumps({"cumulative": message.cumulative, "context": message.context.hex()}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        return super().sign(domain, message)
-
-
 async def _run(folder: Path, shift: int, store: DyingStore, record: LeaseRecord) -> None:
     counter = PromptCounter(Path((folder / "model").read_text()))
-    signer = NotingSigner(SESSION.private_key)
-    signer.path = folder / "signed"
     client = LeaseClient(
         domain=DOMAIN,
         store=store,
         record=record,
-        signer=signer,
+        signer=SESSION,
         now=lambda: int(time.time()) + shift,
         counter=counter,
     )
+
+    async def note(request: httpx.Request) -> None:
+        message = parse_voucher(request.headers[VOUCHER_HEADER]).message
+        with (folder / "sent").open("a") as file:
+            file.write(json.dumps({"cumulative": message.cumulative, "context": message.context.hex()}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    client._http.event_hooks["request"] = [note]
     try:
         async for _ in client.ask(QUESTION):
             pass

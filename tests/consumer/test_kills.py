@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from consumer.records import LeaseRecord, RequestState
 from consumer.store import Store
-from protocol.headers import MAX_CLOCK_SKEW_S, RequestContext, parse_request
+from protocol.headers import MAX_CLOCK_SKEW_S, RequestContext, parse_request, parse_voucher
 from provider.leases import Lease
 from tests.consumer.buyer import PROMPT, record_of
 from tests.consumer.hostile_provider import PRICE_IN, PRICE_OUT
@@ -23,8 +23,8 @@ from tests.support.provider_stack import DOMAIN, ProviderStack, provider_stack
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-TRANSACTIONS = 9
-"""Of one question: reserve, sign, admit, and for each of three receipts keep and sign."""
+TRANSACTIONS = 5
+"""Of one question: authorise, admit, and one for each of three receipts."""
 LATER = MAX_CLOCK_SKEW_S + 5
 
 
@@ -53,7 +53,7 @@ def prepare(folder: Path, stack: ProviderStack, lease: Lease) -> LeaseRecord:
     store.close()
     (folder / "lease").write_text(record.to_json())
     (folder / "model").write_text(str(tiny_model()))
-    (folder / "signed").touch()
+    (folder / "sent").touch()
     return record
 
 
@@ -65,19 +65,20 @@ def contexts(folder: Path) -> dict[int, RequestContext]:
     return {seq: parse_request(text) for seq, text in rows}
 
 
-def check_signatures(folder: Path) -> None:
-    """Each context was signed for once, with one cumulative, and is that of a numbered request on disk."""
-    signed: dict[str, set[int]] = defaultdict(set)
-    highest = 0
-    for line in (folder / "signed").read_text().splitlines():
+def check_sent(folder: Path) -> None:
+    """What left is on disk: each context went out with one cumulative, and is that of a numbered request."""
+    sent: dict[str, set[int]] = defaultdict(set)
+    for line in (folder / "sent").read_text().splitlines():
         note = json.loads(line)
-        signed[note["context"]].add(note["cumulative"])
-        assert note["cumulative"] >= highest
-        highest = note["cumulative"]
-    signed.pop(bytes(32).hex(), None)
-    known = {context.context.hex() for context in contexts(folder).values()}
-    assert set(signed) <= known
-    assert all(len(cumulatives) == 1 for cumulatives in signed.values())
+        sent[note["context"]].add(note["cumulative"])
+    store = Store(folder / "consumer.sqlite", DOMAIN)
+    signed = [parse_voucher(text).message for (text,) in store._db.execute("SELECT signed FROM vouchers")]
+    store.close()
+    on_disk = {(voucher.context.hex(), voucher.cumulative) for voucher in signed}
+    assert {(context, each) for context, found in sent.items() for each in found} <= on_disk
+    sent.pop(bytes(32).hex(), None)
+    assert set(sent) <= {context.context.hex() for context in contexts(folder).values()}
+    assert all(len(cumulatives) == 1 for cumulatives in sent.values())
 
 
 async def test_a_question_takes_this_many_transactions(stack: ProviderStack, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ async def test_nothing_is_signed_twice_and_nothing_stays_open(
     code, output = await run(tmp_path, 0, last, moment)
     assert (code, output) == (-signal.SIGKILL, [])
     before = contexts(tmp_path)
-    check_signatures(tmp_path)
+    check_sent(tmp_path)
 
     await until(lambda: not stack.ledger.unfinished())
     stack.clock.shift = LATER
@@ -108,7 +109,7 @@ async def test_nothing_is_signed_twice_and_nothing_stays_open(
     finally:
         stack.clock.shift = 0
     assert (code, len(output)) == (0, 1), output
-    check_signatures(tmp_path)
+    check_sent(tmp_path)
     after = contexts(tmp_path)
     assert {seq: after[seq] for seq in before} == before
     assert len(after) == len(before) + 1

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from consumer.lease_client import Checked, End, Question, Text
 from consumer.exceptions import (
     ConsumerError,
     PrepayRejected,
@@ -19,6 +18,7 @@ from consumer.exceptions import (
     ReceiptRejected,
     TokenizerUnusable,
 )
+from consumer.lease_client import Checked, End, Question, Text
 from consumer.node_keys import FOREVER
 from consumer.records import RequestState
 from consumer.tokenizer import PromptCounter

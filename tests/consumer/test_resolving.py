@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 
 from consumer.checks import most_cost
-from consumer.lease_client import UNSEEN_TOKENS, End, LeaseClient, Text
 from consumer.exceptions import LeaseExhausted, ProviderFailed, ProviderRefused, ReceiptRejected
+from consumer.lease_client import UNSEEN_TOKENS, End, LeaseClient, Text
 from consumer.records import RequestState
 from consumer.tokenizer import PromptCounter
 from protocol.headers import MAX_CLOCK_SKEW_S, RefusalCode

@@ -65,7 +65,7 @@ def voucher(cumulative: int) -> Signed[Voucher]:
 
 
 def test_records_survive_reopening(store: Store, tmp_path: Path) -> None:
-    context = store.reserve(LEASE, draft(100), 1_700_000_000)
+    context = asyncio.run(book(store).authorise(draft(100))).context
     assert (context.seq, context.sent_at, context.max_cost) == (0, 1_700_000_000, 100)
     store.record_receipt(receipt(0, 40))
     store.record_voucher(voucher(40))
@@ -76,7 +76,7 @@ def test_records_survive_reopening(store: Store, tmp_path: Path) -> None:
     assert (again.owed(LEASE), again.promised(LEASE)) == (40, 0)
     assert again.highest_voucher(LEASE) == voucher(40)
     assert again.final_receipt(LEASE, 0) == receipt(0, 40)
-    assert again.reserve(LEASE, draft(100), 1).seq == 1
+    assert asyncio.run(book(again).authorise(draft(100))).context.seq == 1
     again.close()
 
 
@@ -188,7 +188,7 @@ async def test_a_request_is_signed_for_once(store: Store) -> None:
     authorised = await book(store).authorise(draft(100))
     other = Voucher(LEASE, 0, b"\x07" * 32)
     with pytest.raises(StoreError, match="has its voucher"):
-        store.record_voucher(Signed(other, SESSION.sign(DOMAIN, other)), authorised.context.seq)
+        store.authorise(draft(100), authorised.context, Signed(other, SESSION.sign(DOMAIN, other)))
     assert store.highest_voucher(LEASE) == authorised.voucher
 
 

@@ -10,9 +10,9 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from consumer.lease_client import LeaseClient
 from consumer.exceptions import ReceiptRejected
 from consumer.httpx_auth import MarketAuth
+from consumer.lease_client import LeaseClient
 from consumer.records import RequestState
 from consumer.store import Store
 from consumer.tokenizer import PromptCounter

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from consumer.lease_client import Checked, End, Question, Text
 from consumer.exceptions import ConsumerError
+from consumer.lease_client import Checked, End, Question, Text
 from consumer.records import OWN_ENGINE
 from consumer.tokenizer import PromptCounter
 from provider.backend import Done, GenerationRequest, Prompt, Token

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import httpx
 
-from consumer.lease_client import End, LeaseClient, Question
 from consumer.endpoints import Endpoint
 from consumer.funds import Funds
 from consumer.lease import Leases, LeaseWish
+from consumer.lease_client import End, LeaseClient, Question
 from consumer.offers import fetch_offer
 from consumer.store import LeaseRecord, Store
 from consumer.tls import unchecked_context
