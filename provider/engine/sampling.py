@@ -30,7 +30,9 @@ class Sampler:
         """`context` in tokens: how far back penalties look. Raises GenerationError `bad_schema`."""
         self._grammar = _Grammar(model, request.grammar) if request.grammar is not None else None
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        if request.frequency_penalty or request.presence_penalty:
+        penalises = bool(request.frequency_penalty or request.presence_penalty)
+        self._takes_highest = not penalises and request.temperature <= 0
+        if penalises:
             self._add(
                 llama_cpp.llama_sampler_init_penalties(
                     model.vocabulary_size, context, 1.0, request.frequency_penalty, request.presence_penalty
@@ -46,6 +48,8 @@ class Sampler:
 
     def choose(self, context: Any, index: int, logits: Logits) -> int:
         """The token after batch row `index`. Raises GenerationError `engine_failed` where the grammar is at a loss."""
+        if self._grammar is None and self._takes_highest:
+            return int(logits.argmax())  # as llama.cpp's greedy sampler, which copies all logits first
         if self._grammar is None:
             return int(llama_cpp.llama_sampler_sample(self._chain, context, index))
         token = self._select(_candidates(logits))
@@ -136,24 +140,19 @@ class _Grammar:
         llama_cpp.llama_sampler_apply(self._sampler, ctypes.byref(_array(candidates)))
 
 
-def log_probability(logits: Logits, token: int) -> float:
-    """log softmax(logits)[token], in nats."""
-    return float(logits[token]) - _log_sum(logits)
+def log_sum(logits: Logits) -> float:
+    """What to take from a token's logit to get its log-probability in nats."""
+    highest = logits.max()
+    return float(highest) + math.log(np.exp(logits - highest).sum(dtype=np.float64))
 
 
-def likeliest(logits: Logits, count: int) -> list[tuple[int, float]]:
-    """The `count` likeliest tokens with their log-probabilities in nats, likeliest first."""
+def likeliest(logits: Logits, count: int) -> list[int]:
+    """The `count` likeliest tokens, likeliest first."""
     count = min(count, len(logits))
     if count == 0:
         return []
     top = np.argpartition(logits, -count)[-count:]
-    log_sum = _log_sum(logits)
-    return [(int(token), float(logits[token]) - log_sum) for token in top[np.argsort(-logits[top], kind="stable")]]
-
-
-def _log_sum(logits: Logits) -> float:
-    highest = logits.max()
-    return float(highest) + math.log(np.exp(logits - highest).sum(dtype=np.float64))
+    return [int(token) for token in top[np.argsort(-logits[top], kind="stable")]]
 
 
 def _candidates(logits: Logits) -> npt.NDArray[np.void]:

@@ -19,7 +19,7 @@ from provider.engine.errors import GenerationError
 from provider.engine.frames import Frame
 from provider.engine.llama import LONE_CELLS, Batcher, Model, Row
 from provider.engine.request import Request
-from provider.engine.sampling import Sampler, likeliest, log_probability
+from provider.engine.sampling import Sampler, likeliest, log_sum
 from provider.engine.text import StopText
 from provider.engine.waiting import WaitingRequests
 
@@ -234,19 +234,19 @@ class Scheduler:
             self._finish(run, "stop")
             return
         run.generated += 1
-        piece = self._model.piece(token)
+        piece, total = self._model.piece(token), log_sum(logits)
         frame: Frame = {
             "ev": "token",
             "id": run.request.id,
             "token": token,
             "text": run.text.push(piece),
-            "logprob": log_probability(logits, token),
+            "logprob": float(logits[token]) - total,
         }
         if run.request.logprobs is not None:
             frame["piece"] = piece.decode("latin-1")
             frame["top"] = [
-                [each, logprob, self._model.piece(each).decode("latin-1")]
-                for each, logprob in likeliest(logits, run.request.logprobs)
+                [each, float(logits[each]) - total, self._model.piece(each).decode("latin-1")]
+                for each in likeliest(logits, run.request.logprobs)
             ]
         self._emit(frame)
         run.pending = [token]

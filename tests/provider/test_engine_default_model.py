@@ -15,12 +15,12 @@ from provider.engine.llama import LONE_CELLS
 from provider.engine.memory import estimate_bytes
 from scripts.default_model import default_model
 from tests.support.engine_slots import hold_engine_slots
-from tests.support.generating import ids, run, text_of
+from tests.support.generating import Answer, ids, run, text_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PARALLEL = 8
 CONTEXT = 512
-TOKENS = 16
+TOKENS = 64
 SUBJECTS = ("a river", "mountains", "bread", "the sea at night", "seven dwarfs", "rust", "music", "tea")
 
 
@@ -38,16 +38,22 @@ async def test_eight_answers_at_once_are_those_alone(engine: EngineClient) -> No
     questions = [f"Tell me about {subject}." * (1 + number % 3 * 4) for number, subject in enumerate(SUBJECTS)]
     alone = [await run(engine, question, TOKENS) for question in questions]
     together = await asyncio.gather(*[run(engine, question, TOKENS) for question in questions])
-    assert [ids(answer) for answer in together] == [ids(answer) for answer in alone]
+    assert list(map(exactly, together)) == list(map(exactly, alone))
     assert len({tuple(ids(answer)) for answer in alone}) == PARALLEL
+    assert sum(len(ids(answer)) for answer in alone) > PARALLEL * TOKENS // 2
+
+
+def exactly(answer: Answer) -> list[tuple[int, str]]:
+    """Tokens and their log-probabilities to the last bit."""
+    return [(token.token, token.logprob.hex()) for token in answer[0]]
 
 
 async def test_a_long_answer_alone_is_that_among_others(engine: EngineClient) -> None:
     """Beyond the length from which a single row would be summed in another order; alone it decodes guesses as well."""
     question = "Tell a story about " + ", ".join(SUBJECTS) + " and many others. " + "It rains. " * 80
-    alone = await run(engine, question, 3 * TOKENS)
-    together = await asyncio.gather(run(engine, question, 3 * TOKENS), run(engine, "Tell me about tea.", 3 * TOKENS))
-    assert ids(together[0]) == ids(alone)
+    alone = await run(engine, question, TOKENS)
+    together = await asyncio.gather(run(engine, question, TOKENS), run(engine, "Tell me about tea.", TOKENS))
+    assert exactly(together[0]) == exactly(alone)
     assert alone[1].prompt_tokens > LONE_CELLS
 
 
