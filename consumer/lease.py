@@ -11,7 +11,8 @@ from consumer.records import LeaseRecord
 from consumer.store import Store
 from protocol import keystore
 from protocol.chain.client import ChainClient
-from protocol.chain.exceptions import ChainError, ContractReverted
+from protocol.chain.exceptions import ChainError, ContractReverted, TransactionReverted, UnknownIntent
+from protocol.chain.intents import State
 from protocol.chain.sender import Outcome, TransactionSender
 from protocol.ids import lease_id_of
 from protocol.keystore import Password
@@ -97,20 +98,56 @@ class Leases:
         return request, record
 
     def open(self, sender: TransactionSender, request: OpenLease, owner: Signer | None = None) -> Outcome:
-        """Opens a prepared lease: by the owner's own transaction, or by anyone's with the `owner`'s signature."""
+        """Opens a prepared lease: by the owner's own transaction, or by anyone's with the `owner`'s signature.
+
+        Raises ChainError. After TransactionTimeout the transaction is still followed: see `finish_openings`.
+        """
         lease_id = lease_id_of(self._domain, request)
         signature = owner.sign(self._domain, request).to_bytes() if owner else b""
         data = self._client.encode("LeaseEscrow", "open_lease", request, signature)
-        key = f"open:{lease_id.hex()}"
         try:
-            sender.send(key, self._escrow, data)
+            sender.send(_open_key(lease_id), self._escrow, data)
         except ChainError:
             # nothing was sent, and nothing will be
             self._store.drop_lease(lease_id)
             raise
-        outcome = sender.execute(key, self._escrow, data, timeout=TIMEOUT_S)
-        self._store.mark_open(lease_id)
-        return outcome
+        return self._opened(sender, lease_id)
+
+    def finish_openings(self, sender: TransactionSender) -> None:
+        """Brings openings that were interrupted to their end: after it no lease is on its way. Raises ChainError."""
+        self.reconcile()
+        for record in self._store.leases(is_open=False):
+            try:
+                self._opened(sender, record.lease_id)
+            except UnknownIntent:
+                self._store.drop_lease(record.lease_id)
+            except TransactionReverted:
+                continue
+
+    def top_up(self, sender: TransactionSender, lease_id: bytes, deposit: int, amount: int) -> int:
+        """Raises a lease's deposit, which is `deposit` on chain, and returns the new one. Raises ChainError.
+
+        One that was begun before and not finished is finished instead, whatever its amount.
+        """
+        data = self._client.encode("LeaseEscrow", "top_up", lease_id, amount)
+        name = f"top-up:{lease_id.hex()}:{deposit}"
+        outcome = sender.latest(name)
+        if outcome is None or outcome.has_failed:
+            outcome = sender.retry(name, self._escrow, data)
+        outcome = sender.wait(outcome.key, timeout=TIMEOUT_S, until=State.MINED)
+        if not outcome.succeeded:
+            raise TransactionReverted("0x" + outcome.tx_hash.hex(), "the lease cannot be topped up")
+        return self._client.lease(lease_id).deposit
+
+    def _opened(self, sender: TransactionSender, lease_id: bytes) -> Outcome:
+        """Waits for a sent opening. Raises UnknownIntent, TransactionReverted, ChainError."""
+        outcome = sender.wait(_open_key(lease_id), timeout=TIMEOUT_S, until=State.MINED)
+        if outcome.succeeded:
+            self._store.mark_open(lease_id)
+            return outcome
+        if outcome.has_failed:
+            self._store.drop_lease(lease_id)
+        raise TransactionReverted("0x" + outcome.tx_hash.hex(), "the lease was not opened")
 
     def reconcile(self) -> None:
         """Finds out what became of leases whose opening was interrupted. Raises ChainError."""
@@ -136,3 +173,7 @@ class Leases:
     def _call(self, sender: TransactionSender, function: str, lease_id: bytes) -> Outcome:
         data = self._client.encode("LeaseEscrow", function, lease_id)
         return sender.execute(f"{function}:{lease_id.hex()}", self._escrow, data, timeout=TIMEOUT_S)
+
+
+def _open_key(lease_id: bytes) -> str:
+    return f"open:{lease_id.hex()}"

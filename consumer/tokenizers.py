@@ -1,5 +1,6 @@
 """The tokenizers at hand, found by what the terms fix: the digests of tokenizer and chat template."""
 
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ _Digests = tuple[str, str | None]
 
 
 class Tokenizers:
-    """GGUF files whose weights do not matter. Each vocabulary is loaded when it is first wanted, and once."""
+    """GGUF files whose weights do not matter. Each vocabulary is loaded when it is first wanted, and once; any thread may."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         """Raises TokenizerUnusable if a file is missing or damaged."""
@@ -22,6 +23,7 @@ class Tokenizers:
         for path in paths:
             self._files.setdefault(_digests(path), path)
         self._loaded: dict[_Digests, PromptCounter] = {}
+        self._lock = threading.Lock()
 
     def for_document(self, document: dict[str, Any]) -> PromptCounter | None:
         """The tokenizer of the model that a terms document names; None if no file has it. Raises TokenizerUnusable."""
@@ -29,9 +31,10 @@ class Tokenizers:
         wanted = (model["tokenizer_sha256"], model["chat_template_sha256"])
         if wanted not in self._files:
             return None
-        if wanted not in self._loaded:
-            self._loaded[wanted] = PromptCounter(self._files[wanted])
-        return self._loaded[wanted]
+        with self._lock:
+            if wanted not in self._loaded:
+                self._loaded[wanted] = PromptCounter(self._files[wanted])
+            return self._loaded[wanted]
 
     def close(self) -> None:
         """Frees all vocabularies."""

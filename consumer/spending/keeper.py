@@ -1,0 +1,338 @@
+"""One lease per offer, ready when a request comes: opened, topped up, closed and released within `[leases]`.
+
+What a request needs while its lease has room is in memory. Openings and top-ups run to their end even if the request
+that wanted them goes away, and requests that want the same wait for the same one. Amounts in token base units.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from consumer.endpoints import Endpoint
+from consumer.exceptions import AccountTooLow, ConsumerError
+from consumer.gateway.events import FailureClass, RouteFailed
+from consumer.lease_client import LeaseClient
+from consumer.offers import Offer
+from consumer.records import LeaseRecord
+from consumer.spending.desk import EXPIRY_MARGIN_S, LeaseDesk, Wish
+from consumer.spending.lease_notes import LeaseNote, LeaseNotes, Stage
+from consumer.spending.settings import LeaseSettings
+from consumer.store import Store
+from consumer.tokenizers import Tokenizers
+from protocol.chain.clock import MarketClock
+from protocol.chain.exceptions import ChainError
+from protocol.chain.views import Lease
+from protocol.exceptions import ProtocolError
+from protocol.signing import Signer
+
+ROUND_S = 60.0
+PAUSE_S = 30.0
+"""How long a top-up that failed is not tried again while there is room."""
+
+Place = tuple[int, int]
+_log = logging.getLogger(__name__)
+
+
+class Wanted(Protocol):
+    """An offer and where it is served."""
+
+    @property
+    def offer(self) -> Offer: ...
+
+    @property
+    def endpoint(self) -> Endpoint: ...
+
+
+@dataclass
+class _Kept:
+    """A lease in use. `has_counter` once its tokenizer was looked for."""
+
+    record: LeaseRecord
+    client: LeaseClient
+    stage: Stage
+    has_counter: bool = False
+    pause_until: float = 0.0
+
+    @property
+    def place(self) -> Place:
+        return self.record.provider, self.record.offer_id
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """Of several leases of one offer the highest is used."""
+        return self.stage is Stage.OPEN, self.record.version, self.record.expiry
+
+    @property
+    def locked(self) -> int:
+        return self.client.book.deposit - self.client.book.owed
+
+
+@dataclass(frozen=True)
+class LeaseFigure:
+    """A lease as people see it."""
+
+    record: LeaseRecord
+    stage: Stage
+    deposit: int
+    owed: int
+    room: int
+
+
+class LeaseKeeper:
+    """Belongs to one event loop: `start` it there, and `stop` it."""
+
+    def __init__(
+        self,
+        *,
+        settings: LeaseSettings,
+        token: str,
+        desk: LeaseDesk,
+        store: Store,
+        notes: LeaseNotes,
+        tokenizers: Tokenizers,
+        clock: MarketClock,
+        session_key: Callable[[LeaseRecord], Signer],
+        make_client: Callable[[LeaseRecord, Signer], LeaseClient],
+    ) -> None:
+        """`token` is the address of the one that leases are paid in; `session_key` blocks."""
+        self._settings = settings
+        self._token = token
+        self._desk = desk
+        self._store = store
+        self._notes = notes
+        self._tokenizers = tokenizers
+        self._clock = clock
+        self._session_key = session_key
+        self._make_client = make_client
+        self._kept: dict[bytes, _Kept] = {}
+        self._best: dict[Place, _Kept] = {}
+        self._work: dict[Place, asyncio.Task[None]] = {}
+        self._spending_lock = asyncio.Lock()
+        self._rounds: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Takes up the leases of earlier runs. Without the chain as they were known last. Raises StoreError."""
+        try:
+            await asyncio.to_thread(self._desk.finish_openings)
+        except ChainError as error:
+            _log.warning("leases cannot be compared with the chain now: %s", error)
+        for record in self._store.leases():
+            if self._notes.find(record).stage is not Stage.RELEASED:
+                await self._try_to_take_up(record)
+        await self._look_after_all()
+        self._rounds = asyncio.create_task(self._go_round())
+
+    async def stop(self) -> None:
+        """Waits for what is on its way; leases stay open."""
+        if self._rounds is not None:
+            self._rounds.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._rounds
+        await asyncio.gather(*self._work.values(), return_exceptions=True)
+        for kept in self._kept.values():
+            await kept.client.close()
+
+    async def client_for(self, wanted: Wanted, needed: int) -> LeaseClient:
+        """A client of a lease of this offer with room for a request that costs `needed` at most.
+
+        Raises RouteFailed if there is none and none can be had.
+        """
+        while (client := self._ready(wanted, needed)) is None:
+            await self._obtain(wanted, needed)
+        return client
+
+    def has_room(self, wanted: Wanted, needed: int) -> bool:
+        """Whether a request needs no transaction."""
+        kept = self._usable(wanted)
+        return kept is not None and kept.client.room() >= needed
+
+    def figures(self) -> list[LeaseFigure]:
+        """Every lease that is not released."""
+        return [
+            LeaseFigure(kept.record, kept.stage, kept.client.book.deposit, kept.client.book.owed, kept.client.room())
+            for kept in self._kept.values()
+        ]
+
+    async def close_all(self) -> int:
+        """Asks for the end of every open lease, and says of how many. Raises ChainError."""
+        open_ones = [kept for kept in self._kept.values() if kept.stage is Stage.OPEN]
+        for kept in open_ones:
+            await self._close(kept)
+        return len(open_ones)
+
+    async def look_after(self) -> None:
+        """One round: interrupted openings, closes and releases that are due, requests without an end.
+
+        Raises ChainError, StoreError.
+        """
+        await asyncio.to_thread(self._desk.finish_openings)
+        for record in self._store.leases():
+            if record.lease_id not in self._kept and self._notes.find(record).stage is not Stage.RELEASED:
+                await self._try_to_take_up(record)
+        leases = list(self._kept.values())
+        now, states = await asyncio.to_thread(self._desk.look, [kept.record.lease_id for kept in leases])
+        self._clock.update(now)
+        for kept, state in zip(leases, states, strict=True):
+            try:
+                await self._look_after(kept, state, now)
+            except ChainError as error:
+                _log.warning("lease 0x%s: %s", kept.record.lease_id.hex(), error)
+
+    def _usable(self, wanted: Wanted) -> _Kept | None:
+        offer, endpoint = wanted.offer, wanted.endpoint
+        kept = self._best.get((offer.provider, offer.offer_id))
+        if kept is None or kept.stage is not Stage.OPEN:
+            return None
+        record = kept.record
+        fits = (record.version, record.endpoint, record.tls_pin) == (offer.version, endpoint.url, endpoint.tls_pin)
+        return kept if fits and record.expiry - EXPIRY_MARGIN_S > self._clock.now() else None
+
+    def _ready(self, wanted: Wanted, needed: int) -> LeaseClient | None:
+        kept = self._usable(wanted)
+        if kept is None or not kept.has_counter or (room := kept.client.room()) < needed:
+            return None
+        is_low = self._settings.is_low(room - needed, kept.client.book.deposit)
+        if is_low and kept.place not in self._work and time.monotonic() >= kept.pause_until:
+            self._begin(kept.place, self._refill(kept))
+        return kept.client
+
+    async def _obtain(self, wanted: Wanted, needed: int) -> None:
+        place = (wanted.offer.provider, wanted.offer.offer_id)
+        task = self._work.get(place)
+        if task is None or task.done():
+            task = self._begin(place, self._provide(wanted, needed))
+        try:
+            await asyncio.shield(task)
+        except (ConsumerError, ProtocolError) as error:
+            raise _failed(error) from error
+
+    def _begin(self, place: Place, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._work[place] = task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if self._work.get(place) is task:
+                del self._work[place]
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.warning("no lease of offer %d of provider %d: %s", place[1], place[0], error)
+
+        task.add_done_callback(ended)
+        return task
+
+    async def _provide(self, wanted: Wanted, needed: int) -> None:
+        kept = self._usable(wanted)
+        async with self._spending_lock:
+            if kept is None:
+                kept = await self._open(wanted, needed)
+            elif (room := kept.client.room()) < needed:
+                wish = Wish(needed - room, max(needed, self._settings.amount.units) - room)
+                await self._top_up(kept, wish)
+        if not kept.has_counter:
+            document = wanted.offer.document
+            kept.client.counter = await asyncio.to_thread(self._tokenizers.for_document, document)
+            kept.has_counter = True
+
+    async def _refill(self, kept: _Kept) -> None:
+        kept.pause_until = time.monotonic() + PAUSE_S
+        async with self._spending_lock:
+            missing = self._settings.amount.units - kept.client.room()
+            if missing > 0:
+                await self._top_up(kept, Wish(missing, missing))
+
+    async def _open(self, wanted: Wanted, needed: int) -> _Kept:
+        if wanted.offer.terms.token != self._token:
+            raise _no_money(
+                "other_token", f"leases are paid in {self._settings.amount.token.symbol}, this offer is not"
+            )
+        wish = self._allowed(Wish(needed, max(needed, self._settings.amount.units), self._settings.duration_s))
+        record = await asyncio.to_thread(self._desk.open, wanted.offer, wanted.endpoint, wish)
+        _log.info("opened lease 0x%s of %d base units for %s", record.lease_id.hex(), record.deposit, record.model)
+        kept = await self._take_up(record)
+        self._best[kept.place] = kept
+        return kept
+
+    async def _top_up(self, kept: _Kept, wish: Wish) -> None:
+        book = kept.client.book
+        deposit = await asyncio.to_thread(self._desk.top_up, kept.record, book.deposit, self._allowed(wish))
+        self._note(kept, deposit, kept.stage)
+        _log.info("topped up lease 0x%s to %d base units", kept.record.lease_id.hex(), deposit)
+
+    def _allowed(self, wish: Wish) -> Wish:
+        free = self._settings.max_locked.units - sum(kept.locked for kept in self._kept.values())
+        if wish.least > free:
+            raise _no_money(
+                "max_locked",
+                f"a lease needs {wish.least} base units more; of max_locked = {self._settings.max_locked} only "
+                f"{max(0, free)} are not locked in leases: raise it, or close other leases",
+            )
+        return Wish(wish.least, min(wish.most, free), wish.duration_s)
+
+    async def _take_up(self, record: LeaseRecord) -> _Kept:
+        signer = await asyncio.to_thread(self._session_key, record)
+        note = self._notes.find(record)
+        kept = _Kept(record, self._make_client(record, signer), note.stage)
+        kept.client.book.deposit = note.deposit
+        self._kept[record.lease_id] = kept
+        best = self._best.get(kept.place)
+        if best is None or kept.rank > best.rank:
+            self._best[kept.place] = kept
+        return kept
+
+    async def _try_to_take_up(self, record: LeaseRecord) -> None:
+        try:
+            await self._take_up(record)
+        except ProtocolError as error:
+            _log.warning("lease 0x%s cannot be used: %s", record.lease_id.hex(), error)
+
+    async def _go_round(self) -> None:
+        while True:
+            await asyncio.sleep(ROUND_S)
+            await self._look_after_all()
+
+    async def _look_after_all(self) -> None:
+        try:
+            await self.look_after()
+        except (ConsumerError, ProtocolError) as error:
+            _log.warning("leases could not be looked after: %s", error)
+
+    async def _look_after(self, kept: _Kept, state: Lease, now: int) -> None:
+        is_closing = state.is_closing or kept.stage is Stage.CLOSING  # a node may lag behind our own close
+        stage = Stage.RELEASED if state.is_released else Stage.CLOSING if is_closing else Stage.OPEN
+        self._note(kept, max(state.deposit, kept.client.book.deposit), stage)
+        if stage is not Stage.RELEASED:
+            await kept.client.resolve()
+            if now >= state.closes_at:
+                await asyncio.to_thread(self._desk.release, kept.record.lease_id)
+                self._note(kept, state.deposit, Stage.RELEASED)
+            elif stage is Stage.OPEN and self._best.get(kept.place) is not kept and now < state.expiry:
+                await self._close(kept)
+        if kept.stage is Stage.RELEASED:
+            del self._kept[kept.record.lease_id]
+            if self._best.get(kept.place) is kept:
+                del self._best[kept.place]
+            await kept.client.close()
+
+    async def _close(self, kept: _Kept) -> None:
+        await asyncio.to_thread(self._desk.close, kept.record.lease_id)
+        self._note(kept, kept.client.book.deposit, Stage.CLOSING)
+
+    def _note(self, kept: _Kept, deposit: int, stage: Stage) -> None:
+        if (deposit, stage) != (kept.client.book.deposit, kept.stage):
+            self._notes.keep(kept.record.lease_id, LeaseNote(deposit, stage))
+            kept.client.book.deposit, kept.stage = deposit, stage
+
+
+def _no_money(code: str, message: str) -> RouteFailed:
+    return RouteFailed(FailureClass.MONEY, message, status=402, code=code)
+
+
+def _failed(error: Exception) -> RouteFailed:
+    if isinstance(error, AccountTooLow):
+        return _no_money("account_too_low", str(error))
+    if isinstance(error, ChainError):
+        return RouteFailed(FailureClass.MONEY, f"no lease: {error}", status=503, code="chain_error")
+    return RouteFailed(FailureClass.MONEY, f"no lease: {error}", code="no_lease")
