@@ -3,11 +3,13 @@
 import json
 import time
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import httpx
 
 from consumer.checks import Answer
 from consumer.exceptions import ProviderFailed
+from consumer.repeating import CHAT
 from protocol.exceptions import InvalidHeader
 from protocol.headers import Exposure, Signed
 from protocol.stream import StreamToken, parse_line
@@ -20,18 +22,29 @@ Item = str | Signed[Receipt] | Exposure
 
 
 class AnswerStream:
-    """One answer on its way in. `failure` is why the provider broke off, if it did."""
+    """One answer on its way in, to a request for `path`. `failure` is why the provider broke off, if it did.
+    Readers of event streams differ in what they make of odd lines. Here each event is one `data:` line and a blank one,
+    and nothing follows the last: then what is counted here is what every reader is shown.
+    """
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, path: str = CHAT) -> None:
         self.answer = answer
+        self.path = path
         self.failure: str | None = None
         self.finish_reason = ""
+        self._is_in_event = False
+        self._has_ended = False
         self._sent = time.monotonic()
 
     def feed(self, line: str) -> list[Item]:
         """What a line brings. Raises ReceiptRejected, ProviderFailed."""
-        if line.startswith("data: "):
+        if (line and (self._is_in_event or self._has_ended)) or "\r" in line:
+            raise ProviderFailed("the provider sent a line where none can be")
+        self._is_in_event = line.startswith("data: ")
+        if self._is_in_event:
             return self._data(line[len("data: ") :])
+        if line and not line.startswith(":"):
+            raise ProviderFailed("the provider sent a line that is neither data nor a comment")
         try:
             ours = parse_line(line)
         except InvalidHeader as error:
@@ -47,22 +60,47 @@ class AnswerStream:
 
     def _data(self, text: str) -> list[Item]:
         if text == "[DONE]":
+            self._has_ended = True
             return []
         try:
             content = json.loads(text)
             if "error" in content:
                 self.failure = str(content["error"]["message"])
                 return []
-            choice = content["choices"][0] if content["choices"] else {}
-            self.finish_reason = str(choice.get("finish_reason") or self.finish_reason)
-            piece = choice.get("delta", {}).get("content") or choice.get("text") or ""
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            pieces = [self._choice(choice) for choice in content["choices"]]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ProviderFailed("the provider sent a malformed chunk") from error
-        if not isinstance(piece, str):
-            raise ProviderFailed("the provider sent text that is no string")
-        if piece:
-            self.answer.deliver(piece)
-        return [piece] if piece else []
+        return [piece for piece in pieces if piece]
+
+    def _choice(self, choice: dict[str, Any]) -> str:
+        """Raises ReceiptRejected, and ValueError and its like on a malformed one."""
+        number, is_chat = number_of(choice), self.path == CHAT
+        text = take(self.answer, number, choice["delta"] if is_chat else choice, "content" if is_chat else "text")
+        if choice.get("finish_reason"):
+            self.finish_reason = str(choice["finish_reason"])
+            self.answer.close(number)
+        return text
+
+
+def take(answer: Answer, number: int, part: dict[str, Any], name: str) -> str:
+    """Hands a choice's tool calls, and its text, which goes by `name`, to the answer; returns the text.
+
+    Raises ReceiptRejected, and ValueError and its like where they are malformed.
+    """
+    text = part.get(name) or ""
+    if not isinstance(text, str):
+        raise TypeError("text that is no string")
+    if text:
+        answer.deliver(text, number)
+    for place, call in enumerate(part.get("tool_calls") or ()):
+        function = call["function"]
+        answer.call(number, int(call.get("index", place)), function.get("name") or "", function.get("arguments") or "")
+    return text
+
+
+def number_of(choice: dict[str, Any]) -> int:
+    """Which of the answer's choices this is."""
+    return int(choice.get("index", 0))
 
 
 class Lines:
@@ -76,7 +114,10 @@ class Lines:
         *complete, self._pending = (self._pending + chunk).split(b"\n")
         if any(len(line) > MAX_LINE_BYTES for line in (*complete, self._pending)):
             raise ProviderFailed("the provider sent a line that is too long")
-        return [line.rstrip(b"\r").decode(errors="replace") for line in complete]
+        try:
+            return [line.removesuffix(b"\r").decode() for line in complete]
+        except UnicodeDecodeError as error:
+            raise ProviderFailed("the provider sent what is no UTF-8") from error
 
 
 async def items(response: httpx.Response, stream: AnswerStream) -> AsyncGenerator[Item, None]:

@@ -7,6 +7,7 @@ from typing import Any
 from consumer.checks import most_cost
 from consumer.records import Limits
 from consumer.repeating import CHAT, COMPLETIONS, EMBEDDINGS
+from consumer.shown_choices import Shape
 from consumer.tokenizer import PromptCounter
 from protocol.typed_data import Terms
 
@@ -17,15 +18,16 @@ _MOST = 2**31 - 1
 
 @dataclass(frozen=True)
 class Asked:
-    """A paid request. `stops` is None where the text is not what the tokens read as: with tools, or several choices.
+    """A paid request. `shape` is how its answer shows its tokens, None for an embedding, which has none.
 
     `vectors` is how many an embedding must bring, 0 for every other request.
     """
 
     path: str
     limits: Limits
-    stops: tuple[str, ...] | None
+    shape: Shape | None
     vectors: int = 0
+    is_streamed: bool = False
 
 
 def read(path: str, body: bytes, terms: Terms, counter: PromptCounter | None) -> Asked | None:
@@ -44,15 +46,14 @@ def read(path: str, body: bytes, terms: Terms, counter: PromptCounter | None) ->
         else:
             counted = None if tools else _messages(content["messages"], counter)
             limits = _limits(counted, body, choices * int(given or DEFAULT_MAX_TOKENS))
-        stop = content.get("stop") or ()
-        stops = (stop,) if isinstance(stop, str) else tuple(map(str, stop))
+        shape = _shape(content, choices, tools if path == CHAT else None)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     if not 0 < limits.max_tokens <= _MOST:
         return None
     if not given:
         limits = Limits(limits.prompt_tokens, limits.prompt_bound, _affordable(terms, limits))
-    return Asked(path, limits, stops if choices == 1 and not tools else None)
+    return Asked(path, limits, shape, is_streamed=bool(content.get("stream")))
 
 
 def is_paid(method: str, path: str) -> bool:
@@ -69,6 +70,17 @@ def _affordable(terms: Terms, limits: Limits) -> int:
     """A provider may give as many tokens as the authorised cost pays for, if the prompt is shorter than its bound."""
     paid = most_cost(terms, limits.prompt_bound, limits.max_tokens)
     return min(_MOST, paid * terms.unit_scale // terms.price_out) if terms.price_out else _MOST
+
+
+def _shape(content: Any, choices: int, tools: Any) -> Shape:
+    stop = content.get("stop") or ()
+    stops = (stop,) if isinstance(stop, str) else tuple(map(str, stop))
+    forces_text = content.get("tool_choice") == "none" or (content.get("response_format") or {}).get("type") not in (
+        None,
+        "text",
+    )
+    names = () if forces_text else tuple(str(tool["function"]["name"]) for tool in tools or ())
+    return Shape(stops, choices, names, only_one_call=content.get("parallel_tool_calls") is False)
 
 
 def _unwrapped(prompt: Any) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from consumer.exceptions import ReceiptRejected
 from consumer.records import Limits
-from consumer.shown_text import ShownText
+from consumer.shown_choices import ShownChoices
 from protocol import money
 from protocol.headers import MAX_CLOCK_SKEW_S, RequestContext
 from protocol.merkle import ResponseRoot
@@ -44,7 +44,7 @@ class Answer:
     """
 
     agreement: Agreement
-    shown: ShownText | None = None
+    shown: ShownChoices | None = None
     units_out: int = 0
     ttft_ms: int = 0
     last: Receipt | None = None
@@ -91,11 +91,23 @@ class Answer:
             for index, component in enumerate(component for vector in vectors for component in vector):
                 self._root.append(index, component)
 
-    def deliver(self, text: str) -> None:
+    def deliver(self, text: str, choice: int = 0) -> None:
         """Takes a piece of text. Raises ReceiptRejected if it is not what the tokens read as."""
         if self.shown is not None:
             with self._unmendable():
-                self.shown.delivered(text)
+                self.shown.delivered(choice, text)
+
+    def call(self, choice: int, number: int, name: str, arguments: str) -> None:
+        """Takes a piece of a tool call. Raises ReceiptRejected where none can be."""
+        if self.shown is not None:
+            with self._unmendable():
+                self.shown.called(choice, number, name, arguments)
+
+    def close(self, choice: int) -> None:
+        """Takes the end of a choice. Raises ReceiptRejected unless all that its tokens read as was delivered."""
+        if self.shown is not None:
+            with self._unmendable():
+                self.shown.close(choice)
 
     def check(self, receipt: Receipt, *, elapsed_ms: int, now: int) -> Receipt:
         """A receipt of the stream, if every field is right. Raises ReceiptRejected naming the first that is not."""
@@ -118,7 +130,7 @@ class Answer:
         return receipt
 
     def check_stored(self, receipt: Receipt, *, unseen: int, now: int) -> int:
-        """What to pay on the final receipt of a stream that broke; `unseen` tokens beyond those received at most.
+        """What to pay on the final receipt of a stream that broke; `unseen` tokens beyond those shown at most.
 
         Raises ReceiptRejected naming the first field that is not right.
         """
@@ -140,13 +152,14 @@ class Answer:
         self._check_times(receipt)
         self._check_cost(receipt)
         self.last = receipt
-        if receipt.units_out <= self.units_out + unseen:
+        paid = unseen + (self.units_out if self.shown is None else self.shown.shown)
+        if receipt.units_out <= paid:
             return receipt.cost
         received = money.cost_after_sla(
             self.agreement.terms,
             receipt.units_in,
             receipt.units_cached,
-            self.units_out + unseen,
+            paid,
             receipt.ttft_ms,
             receipt.duration_ms,
         )

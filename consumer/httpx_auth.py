@@ -18,14 +18,16 @@ import struct
 import threading
 from base64 import b64decode
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 import httpx
 
-from consumer.answer_stream import Lines
+from consumer.answer_stream import Lines, number_of, take
 from consumer.asked import Asked, is_paid, read
-from consumer.lease_client import Exchange, LeaseClient, Turns
 from consumer.exceptions import ProviderFailed, ReceiptRejected
+from consumer.lease_client import Exchange, LeaseClient, Turns
+from consumer.repeating import CHAT
 from protocol.exceptions import InvalidField, InvalidHeader
 from protocol.headers import Exposure, Signed, parse_response_headers
 from protocol.merkle import quantise_component
@@ -82,7 +84,7 @@ class MarketAuth(httpx.Auth):
             try:
                 response = yield request
                 if response.status_code == httpx.codes.OK:
-                    if is_stream(response):
+                    if self._is_stream(exchange, attempts, response):
                         is_over = False
                         response.stream = _SyncWatched(response.stream, self, exchange)
                     else:
@@ -107,7 +109,7 @@ class MarketAuth(httpx.Auth):
             try:
                 response = yield request
                 if response.status_code == httpx.codes.OK:
-                    if is_stream(response):
+                    if self._is_stream(exchange, attempts, response):
                         is_over = False
                         response.stream = _AsyncWatched(response.stream, self, exchange)
                     else:
@@ -130,6 +132,13 @@ class MarketAuth(httpx.Auth):
         asked = read(request.url.path, request.content, self.client.record.terms, self.client.counter)
         return None if asked is None else _Attempts(self.client, request, asked)
 
+    def _is_stream(self, exchange: Exchange, attempts: "_Attempts", response: httpx.Response) -> bool:
+        """Whether the answer is a stream. Raises ReceiptRejected for one that its reader would not understand."""
+        found = is_stream(response)
+        if found != attempts.is_streamed or response.headers.get("content-encoding", "identity") != "identity":
+            raise self.reject(exchange, ReceiptRejected("form", "the answer came in another form than was asked for"))
+        return found
+
     async def end(self, exchange: Exchange) -> None:
         """After an exchange, however it ended; again is no fault."""
         self.client.end(exchange)
@@ -145,10 +154,7 @@ class MarketAuth(httpx.Auth):
             if vectors:
                 answer.embed([_millionths(item["embedding"]) for item in found["data"]], vectors)
             else:
-                for token, logprob in found["clawmarket"]["tokens"]:
-                    answer.add(StreamToken(token, logprob), elapsed_ms)
-                for choice in found["choices"]:
-                    answer.deliver(str(choice["text"] if "text" in choice else choice["message"]["content"] or ""))
+                _take_choices(exchange, found["choices"], found["clawmarket"], elapsed_ms)
         except ReceiptRejected as error:
             raise self.reject(exchange, error) from error
         except (InvalidHeader, InvalidField, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
@@ -187,6 +193,7 @@ class _Attempts:
         self._request = request
         self._asked = asked
         self.vectors = asked.vectors
+        self.is_streamed = asked.is_streamed
         self._turns: Turns | None = None
         self._exchange: Exchange | None = None
 
@@ -194,7 +201,7 @@ class _Attempts:
         """Signs for the request and sets its headers. Raises TokenizerUnusable, LeaseExhausted, StoreError."""
         if self._turns is None:
             self._turns = self._client.turns(self._asked.limits)
-        self._exchange = await self._turns.begin(self._asked.path, self._request.content, self._asked.stops)
+        self._exchange = await self._turns.begin(self._asked.path, self._request.content, self._asked.shape)
         self._request.headers.update({**self._exchange.headers(), "Accept-Encoding": "identity"})
         return self._exchange
 
@@ -277,6 +284,20 @@ class _AsyncWatched(_Watched, httpx.AsyncByteStream):
 def is_stream(response: httpx.Response) -> bool:
     """Whether an answer comes as server-sent events."""
     return str(response.headers.get("content-type", "")).startswith("text/event-stream")
+
+
+def _take_choices(exchange: Exchange, choices: list[Any], ours: dict[str, Any], elapsed_ms: int) -> None:
+    """Counts a whole answer's tokens, choice by choice. Raises ReceiptRejected, and ValueError and its like."""
+    answer, is_chat = exchange.stream.answer, exchange.path == CHAT
+    tokens = iter(ours["tokens"])
+    for choice, count in zip(choices, ours["counts"], strict=True):
+        for token, logprob in islice(tokens, count):
+            answer.add(StreamToken(token, logprob), elapsed_ms)
+        number = number_of(choice)
+        take(answer, number, choice["message"] if is_chat else choice, "content" if is_chat else "text")
+        answer.close(number)
+    for token, logprob in tokens:
+        answer.add(StreamToken(token, logprob), elapsed_ms)
 
 
 def _millionths(embedding: Any) -> list[int]:

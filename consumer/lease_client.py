@@ -26,7 +26,7 @@ from consumer.exceptions import (
 from consumer.node_keys import KeyLookup, NodeKeys
 from consumer.records import OWN_ENGINE, Draft, LeaseRecord, Limits, OpenRequest, RequestState
 from consumer.repeating import CHAT, Repeated, paid_headers, repeat
-from consumer.shown_text import ShownText
+from consumer.shown_choices import Shape, ShownChoices
 from consumer.store import Store
 from consumer.tls import verification, wrong_key
 from consumer.tokenizer import PromptCounter
@@ -175,7 +175,7 @@ class LeaseClient:
         body, limits = self._body(question), self._limits(question)
         turns = self.turns(limits)
         while True:
-            exchange = await turns.begin(CHAT, body, question.stop)
+            exchange = await turns.begin(CHAT, body, Shape(question.stop))
             try:
                 async with aclosing(self._exchange(body, exchange)) as events:
                     async for event in events:
@@ -219,15 +219,15 @@ class LeaseClient:
         path: str,
         body: bytes,
         limits: Limits,
-        stops: tuple[str, ...] | None,
+        shape: Shape | None,
         *,
         prepays: bool,
         key_id: str = "",
     ) -> "Exchange":
         """Reserves a number for a request and signs for it: from here on it must be ended by `end`.
 
-        `stops` are its stop strings, None where its text is not what its tokens read as. Raises TokenizerUnusable,
-        LeaseExhausted, StoreError.
+        `shape` is how its answer shows its tokens, None where it has none. Raises TokenizerUnusable, LeaseExhausted,
+        StoreError.
         """
         if self.counter is None and not self._accept_unverified:
             raise TokenizerUnusable(
@@ -255,10 +255,10 @@ class LeaseClient:
             draft.limits,
             self.record.engine == OWN_ENGINE,
         )
-        is_shown = self.counter is not None and stops is not None
-        answer = Answer(agreement, ShownText(self.counter, stops) if is_shown else None)  # type: ignore[arg-type]
+        shown = ShownChoices(self.counter, shape, limits.max_tokens) if self.counter and shape else None
+        answer = Answer(agreement, shown)
         self._running.add(authorised.context.seq)
-        return Exchange(path, authorised, AnswerStream(answer))
+        return Exchange(path, authorised, AnswerStream(answer, path))
 
     async def admitted(self, exchange: "Exchange") -> None:
         """The provider began to answer. Raises StoreError."""
@@ -545,10 +545,10 @@ class Turns:
         self._progress = client.progress
         self._prepays = False
 
-    async def begin(self, path: str, body: bytes, stops: tuple[str, ...] | None) -> Exchange:
+    async def begin(self, path: str, body: bytes, shape: Shape | None) -> Exchange:
         """The next attempt; see `LeaseClient.begin`."""
         self._progress = self._client.progress
-        return await self._client.begin(path, body, self._limits, stops, prepays=self._prepays)
+        return await self._client.begin(path, body, self._limits, shape, prepays=self._prepays)
 
     async def may_try_again(self, refusal: ProviderRefused) -> bool:
         """Whether another attempt may succeed, after waiting for it. Raises PrepayRejected."""

@@ -1,7 +1,8 @@
 """Holding tokens against the text that was delivered for them, as both arrive.
 
 Every counted token must be one of the vocabulary, and together they must read as exactly the text that was shown: whole
-characters at once, held back only while a character is incomplete or the text may become a stop string.
+characters at once, held back only while a character is incomplete or the text may become a stop string. What each of
+several choices, or a tool call, must read as is told by `shown_choices` and `shown_calls`.
 """
 
 import codecs
@@ -27,7 +28,10 @@ class Vocabulary(Protocol):
 
 
 class ShownText:
-    """One answer. Every method raises ReceiptRejected."""
+    """One choice of an answer. Every method raises ReceiptRejected.
+
+    `tokens` have been counted, and the text of the first `shown` of them was delivered.
+    """
 
     def __init__(self, vocabulary: Vocabulary, stops: tuple[str, ...]) -> None:
         self._vocabulary = vocabulary
@@ -36,7 +40,8 @@ class ShownText:
         self._due = ""  # decoded and not delivered yet
         self._unspelled = ""  # decoded since the last receipt
         self._has_ended = False
-        self._tokens = 0
+        self.tokens = 0
+        self.shown = 0
         self._invisible = 0
         self._needed = 0
 
@@ -47,10 +52,10 @@ class ShownText:
         if token >= self._vocabulary.size:
             raise ReceiptRejected("tokens", f"token {token} is not in the vocabulary of {self._vocabulary.size}")
         piece = self._vocabulary.piece(token)
-        self._tokens += 1
+        self.tokens += 1
         self._invisible += not piece
-        if self._invisible * INVISIBLE_EVERY > self._tokens + INVISIBLE_EVERY:
-            raise ReceiptRejected("tokens", f"{self._invisible} of {self._tokens} tokens carry no text")
+        if self._invisible * INVISIBLE_EVERY > self.tokens + INVISIBLE_EVERY:
+            raise ReceiptRejected("tokens", f"{self._invisible} of {self.tokens} tokens carry no text")
         text = self._decoder.decode(piece)
         self._unspelled += text
         self._due += text
@@ -58,6 +63,7 @@ class ShownText:
         if ends:
             self._due = self._due[: min(ends)]
             self._has_ended = True
+        self._note()
 
     def delivered(self, text: str) -> None:
         """Text arrived."""
@@ -68,15 +74,37 @@ class ShownText:
             self._has_ended = True
         else:
             raise ReceiptRejected("text", "the text is not what the tokens read as")
+        self._note()
+
+    def called(self, number: int, name: str, arguments: str) -> None:  # noqa: ARG002
+        """A piece of a tool call arrived."""
+        raise ReceiptRejected("text", "a tool call where the answer is text")
+
+    def close(self) -> None:
+        """The choice is said to be complete: nothing is held back any more."""
+        if self._due:
+            raise self._undelivered()
+        self.settle()
 
     def settle(self) -> None:
         """A receipt asks money for everything so far."""
-        if self._due and (self._has_ended or not any(stop.startswith(self._due) for stop in self._stops)):
-            raise ReceiptRejected("text", f"{len(self._due)} characters of counted tokens were not delivered")
+        if not self._is_shown():
+            raise self._undelivered()
         self._needed += self._vocabulary.count_text(self._unspelled) if self._unspelled else 0
         self._unspelled = ""
-        if self._tokens - self._invisible > SPELLING_FACTOR * self._needed + SPELLING_SLACK:
-            raise ReceiptRejected("tokens", f"{self._tokens} tokens for a text that takes {self._needed}")
+        if self.tokens - self._invisible > SPELLING_FACTOR * self._needed + SPELLING_SLACK:
+            raise ReceiptRejected("tokens", f"{self.tokens} tokens for a text that takes {self._needed}")
+
+    def _is_shown(self) -> bool:
+        """Whether everything due was delivered, but for what may become a stop string."""
+        return not self._due or (not self._has_ended and any(stop.startswith(self._due) for stop in self._stops))
+
+    def _note(self) -> None:
+        if self._is_shown():
+            self.shown = self.tokens
+
+    def _undelivered(self) -> ReceiptRejected:
+        return ReceiptRejected("text", f"{len(self._due)} characters of counted tokens were not delivered")
 
     def _incomplete(self) -> str:
         """How the provider shows a character that the end of the answer cut off."""

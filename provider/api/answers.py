@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -48,6 +49,7 @@ async def whole_answer(
     headers: dict[str, str] = {}
     choices: list[Choice] = []
     tokens: list[list[int]] = []
+    counts: Counter[int] = Counter()
     created = int(time.time())
     shape = None if isinstance(asked, EmbeddingRequest) else asked.shape(_answer_id(active), created)
     async for event in _until_disconnect(request, active):
@@ -55,6 +57,7 @@ async def whole_answer(
             case Piece() if shape is not None:
                 _at(choices, event.choice, shape)[0].take(event)
                 tokens.append([event.token, event.logprob])
+                counts[event.choice] += 1
             case ChoiceEnded() if shape is not None:
                 _at(choices, event.choice, shape)[0].close(event.finish_reason, event.text)
             case Embedded() if isinstance(asked, EmbeddingRequest):
@@ -64,7 +67,7 @@ async def whole_answer(
             case Finished(failure=None):
                 if shape is not None:
                     content = shape.whole([choice.whole() for choice in choices], _totals(active))
-                    content["clawmarket"] = {"tokens": tokens}
+                    content["clawmarket"] = {"tokens": tokens, "counts": [counts[n] for n in range(len(choices))]}
                 return JSONResponse(content, headers=headers)
             case Finished(failure=Refusal() as failure):
                 return error_response(failure, headers or None, is_charged=True)

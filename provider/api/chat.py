@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from protocol.tool_calls import ToolCall, ToolCallReader
 from provider.api.choices import Choice, Totals
 from provider.api.fields import ResponseFormat, Sampling, parse, wrong
 from provider.api.logprobs import chat_entry
 from provider.api.messages import Message
-from provider.api.tool_calls import ToolCall, ToolCallReader
 from provider.api.tools import Tool, ToolChoice, Tools, check_tools, forced_output
 from provider.backend import GenerationRequest, Prompt
 from provider.events import Piece

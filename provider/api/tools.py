@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from protocol.tool_calls import CALL_END, CALL_START
 from provider.api.fields import Fields, check_schema, wrong
 from provider.backend import JsonOutput
 
 MAX_TOOLS = 128
 MAX_DESCRIPTION = 16 * 1024
-CALL_START, CALL_END = "<tool_call>", "</tool_call>"
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 

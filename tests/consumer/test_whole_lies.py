@@ -40,7 +40,8 @@ def lying(prompt: int, vectors: list[list[int]] | None, lie: dict[str, Any]) -> 
         if vectors is None:
             receipt = said.receipt(seen, 3)
             tokens = [[token.token_id, token.logprob] for token, _ in said.answer]
-            content = {"choices": [{"index": 0, "text": "abc"}], "clawmarket": {"tokens": tokens}}
+            ours = {"tokens": tokens, "counts": [len(tokens)]}
+            content = {"choices": [{"index": 0, "text": "abc"}], "clawmarket": ours}
         else:
             root = response_root(enumerate(part for vector in vectors for part in vector))
             receipt = said.receipt(seen, 0, response_hash=root)
@@ -111,3 +112,25 @@ async def test_vectors_that_did_not_come_are_not_paid(
         owed, state = await ask(tmp_path / name, counter, "/v1/embeddings", {"input": texts}, app)
         assert owed == (prompt * PRICE_IN if name == "honest" else 0)
         assert (state is RequestState.DISPUTED) == (name == "false")
+
+
+@pytest.mark.parametrize(("streams", "encoding"), [(False, ""), (True, ""), (False, "aes128gcm")])
+async def test_an_answer_in_another_form_than_was_asked_for_is_not_paid(
+    tmp_path: Path, counter: PromptCounter, streams: bool, encoding: str
+) -> None:
+    """A client that streams shows nothing of a whole answer, and none shows what it cannot decode."""
+    prompt = counter.count_prompt("hello")
+    app = lying(prompt, None, {})
+    if encoding:
+
+        @app.middleware("http")
+        async def encoded(request: Request, handle: Any) -> Any:
+            answer = await handle(request)
+            answer.headers["content-encoding"] = encoding
+            return answer
+
+    body = {"prompt": "hello", "max_tokens": 20, "stream": streams}
+    owed, state = await ask(tmp_path, counter, "/v1/completions", body, app)
+    is_honest = not streams and not encoding
+    assert owed == (prompt * PRICE_IN + 3 * PRICE_OUT if is_honest else 0)
+    assert (state is RequestState.SETTLED) == is_honest

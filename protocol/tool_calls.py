@@ -1,6 +1,7 @@
 """Finding tool calls in an answer while it comes: Hermes' and Qwen's `<tool_call>{…}</tool_call>`, Llama 3's bare JSON.
 
 What turns out to be no call of a tool that was offered is ordinary text. White space around calls is their layout.
+Both sides read so: the provider to show the calls, the consumer to hold them against the tokens.
 """
 
 import json
@@ -8,8 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from provider.api.tools import CALL_END, CALL_START
-
+CALL_START, CALL_END = "<tool_call>", "</tool_call>"
 _BARE_STARTS = ("{", "<|python_tag|>")
 _PYTHON_TAG = "<|python_tag|>"
 
