@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from consumer.gateway.app_connection import while_connected
 from consumer.gateway.app_ports import Dispatching, Keys
-from consumer.gateway.app_request import CHAT, EMBEDDINGS, header, parse_asked, read_body, wants_usage
+from consumer.gateway.app_request import CHAT, EMBEDDINGS, check_allowed, header, parse_asked, read_body, wants_usage
 from consumer.gateway.app_used import cost, described, usage
 from consumer.gateway.assemble import Choices
 from consumer.gateway.errors import error_body, error_response
@@ -100,6 +100,7 @@ class AnswerEndpoint:
             key = self._keys.identify(header(scope, b"authorization"))
             with self._requests.begin():
                 asked = parse_asked(self._path, await read_body(scope, receive, self._max_bytes), key.key_id)
+                check_allowed(key, asked)
                 await self._answer(_Answer(asked), receive, send)
         except RouteFailed as failed:
             await error_response(failed)(scope, receive, send)

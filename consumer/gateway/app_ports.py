@@ -45,6 +45,9 @@ class Key(Protocol):
     def key_id(self) -> str:
         """The virtual key's name in the records."""
 
+    def allows(self, model: str) -> bool:
+        """Whether it may ask for this model."""
+
 
 class Keys(Protocol):
     """The virtual keys."""

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from starlette.types import Receive, Scope
 
+from consumer.gateway.app_ports import Key
 from consumer.gateway.errors import bad_request
 from consumer.gateway.events import Asked, FailureClass, RouteFailed
 
@@ -55,6 +56,13 @@ def parse_asked(path: str, body: bytes, key_id: str) -> Asked:
         raise bad_request("`stream` is not true or false", code="invalid_type", param="stream")
     _need(content, _NEEDED[path], list if path == CHAT else list | str)
     return Asked(path, content, key_id)
+
+
+def check_allowed(key: Key, asked: Asked) -> None:
+    """Raises RouteFailed unless the key may ask for this model."""
+    if not key.allows(asked.model):
+        message = f"this API key may not ask for {asked.model[:200]}"
+        raise RouteFailed(FailureClass.AUTH, message, status=403, code="model_not_allowed", param="model")
 
 
 def wants_usage(asked: Asked) -> bool:

@@ -5,44 +5,41 @@
 [upstream.NAME] url = "https://host/v1", key_env = "NAME_KEY" or key_file = "key.txt", models = ["a", "b"]
 """
 
-from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from consumer.settings import LocalPath, Settings
 
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class GatewaySettings(_Table):
+class GatewaySettings(Settings):
     """`allowed_hosts` are further names by which applications reach the gateway, such as host.docker.internal."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8411, ge=0, le=65535)
-    allowed_hosts: list[str] = []
+    allowed_hosts: list[str] = Field(default_factory=list)
     idle_timeout_s: float = Field(default=30.0, gt=0)
     max_requests: int = Field(default=256, ge=1)
     max_body_mb: int = Field(default=16, ge=1)
     drain_s: int = Field(default=30, ge=0)
 
 
-class LocalSettings(_Table):
+class LocalSettings(Settings):
     """A model file served by a process of this gateway; without `threads` llama.cpp decides."""
 
-    path: Path
+    path: LocalPath
     context: int = Field(default=4096, ge=64)
     threads: int | None = Field(default=None, ge=1)
 
 
-class UpstreamSettings(_Table):
+class UpstreamSettings(Settings):
     """Somebody else's OpenAI-compatible server; `url` is what its clients use as base URL."""
 
     url: str = Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")
     key_env: str | None = None
-    key_file: Path | None = None
+    key_file: LocalPath | None = None
     models: list[_Name] = Field(min_length=1)
 
     @model_validator(mode="after")
