@@ -15,7 +15,10 @@ _Digests = tuple[str, str | None]
 
 
 class Tokenizers:
-    """GGUF files whose weights do not matter. Each vocabulary is loaded when it is first wanted, and once; any thread may."""
+    """GGUF files whose weights do not matter. Each vocabulary is loaded when it is first wanted, and once.
+
+    Any thread may ask.
+    """
 
     def __init__(self, paths: Iterable[Path]) -> None:
         """Raises TokenizerUnusable if a file is missing or damaged."""

@@ -95,10 +95,12 @@ class LeaseDesk:
         with self._lock, self._sender() as sender:
             self._leases.finish_openings(sender)
 
-    def look(self, lease_ids: Sequence[bytes]) -> tuple[int, list[Lease]]:
-        """The chain's time, and what it has of these leases."""
-        reads = self._client.reads
-        return self._client.head().timestamp, self._client.read([reads.lease(lease_id) for lease_id in lease_ids])
+    def look(self, lease_ids: Sequence[bytes]) -> tuple[int, dict[bytes, Lease]]:
+        """The chain's time, and those of these leases that the node knows."""
+        calls = [self._client.reads.lease(lease_id) for lease_id in lease_ids]
+        found = self._client.read_each(calls) if calls else []
+        leases = {lease_id: state for lease_id, state in zip(lease_ids, found, strict=True) if isinstance(state, Lease)}
+        return self._client.head().timestamp, leases
 
     def _affordable(self, token: str, wish: Wish) -> int:
         free = self._client.account(self._owner(), token)

@@ -176,9 +176,10 @@ class LeaseKeeper:
         leases = list(self._kept.values())
         now, states = await asyncio.to_thread(self._desk.look, [kept.record.lease_id for kept in leases])
         self._clock.update(now)
-        for kept, state in zip(leases, states, strict=True):
+        for kept in leases:
             try:
-                await self._look_after(kept, state, now)
+                if (state := states.get(kept.record.lease_id)) is not None:
+                    await self._look_after(kept, state, now)
             except ChainError as error:
                 _log.warning("lease 0x%s: %s", kept.record.lease_id.hex(), error)
 
