@@ -1,5 +1,6 @@
 """A provider's offer as the consumer sees it: fetched from the provider, believed as far as the chain confirms it."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from consumer.endpoints import Endpoint
 from consumer.exceptions import OfferMismatch, ProviderFailed
 from consumer.tls import verification, wrong_key
 from protocol.chain.client import ChainClient
+from protocol.chain.views import LeaseOffer
 from protocol.documents import DocumentType, check_document, check_terms_document, model_fingerprint
 from protocol.exceptions import ProtocolError
 from protocol.typed_data import Terms, hash_struct
@@ -62,15 +64,21 @@ def terms_from_json(content: dict[str, Any]) -> Terms:
 def fetch_offer(client: ChainClient, endpoint: Endpoint, provider: int, offer_id: int) -> Offer:
     """The current version of an offer. Raises OfferMismatch, ProviderFailed, ChainError."""
     on_chain, node_key = client.read([client.reads.offer(provider, offer_id), client.reads.node_key(provider)])
-    if on_chain.version == 0 or not on_chain.is_registered or not on_chain.is_open:
+    if not on_chain.is_registered or not on_chain.is_open:
         raise OfferMismatch(f"provider {provider} has no open offer {offer_id}")
-    content = _get(endpoint, f"/v1/offers/{offer_id}/{on_chain.version}")
+    text = _get(endpoint, f"/v1/offers/{offer_id}/{on_chain.version}")
+    return read_offer(text, provider, offer_id, on_chain, node_key)
+
+
+def read_offer(text: bytes, provider: int, offer_id: int, on_chain: LeaseOffer, node_key: str) -> Offer:
+    """What a provider shows as its offer, if it is the one on chain. Raises OfferMismatch."""
     try:
+        content = json.loads(text)
         terms = terms_from_json(content["terms"])
         document = content["document"]
         check_document(DocumentType.TERMS, document)
         check_terms_document(terms, document)
-    except (KeyError, TypeError, ValueError, ProtocolError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, ProtocolError) as error:
         raise OfferMismatch(f"offer {offer_id} of provider {provider} is malformed: {error}") from error
     offer = Offer(provider, offer_id, on_chain.version, terms, document, node_key)
     if offer.digest != on_chain.terms_digest:
@@ -78,16 +86,24 @@ def fetch_offer(client: ChainClient, endpoint: Endpoint, provider: int, offer_id
     return offer
 
 
-def _get(endpoint: Endpoint, path: str) -> dict[str, Any]:
+def _get(endpoint: Endpoint, path: str) -> bytes:
     url = endpoint.url + path
+    received = bytearray()
     try:
-        answer = httpx.get(url, timeout=TIMEOUT_S, verify=verification(endpoint.tls_pin))
-        answer.raise_for_status()
-        if len(answer.content) > MAX_OFFER_BYTES:
-            raise ProviderFailed(f"{url} sent more than {MAX_OFFER_BYTES} bytes")
-        content: dict[str, Any] = answer.json()
-    except (httpx.HTTPError, ValueError) as error:
+        with httpx.stream(
+            "GET",
+            url,
+            headers={"Accept-Encoding": "identity"},
+            timeout=TIMEOUT_S,
+            verify=verification(endpoint.tls_pin),
+        ) as answer:
+            answer.raise_for_status()
+            for piece in answer.iter_raw(16 * 1024):
+                received += piece
+                if len(received) > MAX_OFFER_BYTES:
+                    raise ProviderFailed(f"{url} sent more than {MAX_OFFER_BYTES} bytes")
+    except httpx.HTTPError as error:
         raise ProviderFailed(
             f"no usable offer from {url} ({wrong_key(error) or error}): check the address, or try later"
         ) from error
-    return content
+    return bytes(received)

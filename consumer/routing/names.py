@@ -1,10 +1,10 @@
 """What an application may write as `model`, and what it means.
 
-    smollm2-135m-instruct       the best offer of this model, then fallbacks
-    auto, auto:cheap, auto:fast the best offer of any model, then fallbacks
-    provider/7/smollm2          this provider's offer, and nothing else
-    local/small                 this local model, and nothing else
-    upstream/work/gpt-4         this model of a configured upstream, and nothing else
+smollm2-135m-instruct       the best offer of this model, then fallbacks
+auto, auto:cheap, auto:fast the best offer of any model, then fallbacks
+provider/7/smollm2          this provider's offer, and nothing else
+local/small                 this local model, and nothing else
+upstream/work/gpt-4         this model of a configured upstream, and nothing else
 """
 
 from dataclasses import dataclass

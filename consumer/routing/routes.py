@@ -3,18 +3,20 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from consumer.repeating import CHAT
 from consumer.routing.catalogue import Candidate
 from consumer.routing.names import RouteKind
+from protocol.ids import OfferKind
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a request takes. `path` is its path; without `prompt_tokens` the prompt's length is not known yet."""
+    """What a request takes; without `prompt_tokens` the prompt's length is not known yet."""
 
-    path: str = CHAT
+    kind: OfferKind = OfferKind.INFERENCE
     prompt_tokens: int | None = None
     max_tokens: int = 0
+    needs_tools: bool = False
+    needs_json: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,14 @@ class Route:
     model: str | None = None
     score: int = 0
     why: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def reason(self) -> str:
+        """Why it stands where it does, in a line."""
+        return f"score {self.score}" if self.kind is RouteKind.MARKET else f"{self.kind.value} fallback"
 
 
 @dataclass(frozen=True)

@@ -11,32 +11,34 @@ refuses_none_of = ["medical"]    # no provider that refuses to serve these
 min_context = 4096
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import Field, PlainSerializer, PlainValidator
 
+from consumer.settings import Settings
 from protocol.exceptions import InvalidField
 from protocol.money import Price, parse_price
 
 
-def _token_price(text: str) -> str:
+def _token_price(value: Any) -> Price:
+    if isinstance(value, Price):
+        return value
     try:
-        price = parse_price(text)
+        price = parse_price(str(value))
     except InvalidField as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(f"{error}: write for example '0.02 USDC per 1K tokens'") from error
     if price.unit != "token":
-        raise ValueError("not a price of tokens, such as '0.02 USDC per 1K tokens'")
-    return text
+        raise ValueError("not a price of tokens: write for example '0.02 USDC per 1K tokens'")
+    return price
 
 
-TokenPrice = Annotated[str, AfterValidator(_token_price)]
+TokenPrice = Annotated[Price, PlainValidator(_token_price), PlainSerializer(str)]
 ProviderId = Annotated[int, Field(ge=1)]
 
 
-class LimitSettings(BaseModel):
-    """The table; empty lists allow everything."""
+class LimitSettings(Settings):
+    """The table; empty lists allow everything. A price limit also leaves out offers in other tokens."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     max_price_in: TokenPrice | None = None
     max_price_out: TokenPrice | None = None
     allow: tuple[ProviderId, ...] = ()
@@ -45,13 +47,3 @@ class LimitSettings(BaseModel):
     tiers: tuple[str, ...] = ()
     refuses_none_of: tuple[str, ...] = ()
     min_context: int = Field(default=0, ge=0)
-
-    @property
-    def highest_in(self) -> Price | None:
-        """`max_price_in`, parsed."""
-        return None if self.max_price_in is None else parse_price(self.max_price_in)
-
-    @property
-    def highest_out(self) -> Price | None:
-        """`max_price_out`, parsed."""
-        return None if self.max_price_out is None else parse_price(self.max_price_out)
