@@ -8,7 +8,9 @@ tokenizers = ["model.gguf"]    # count tokens and read them back with the tokeni
 accept_unverified = false      # true: without tokenizer, pay what the provider says it counted
 providers = ["https://…"]      # where offers are found
 
-The other sections are described where they belong: `consumer.spending.settings` has `[budget]` and `[leases]`.
+The other sections are described where they belong: `[budget]` and `[leases]` in `consumer.spending.settings`,
+`[limits]` in `consumer.routing.settings`, `[gateway]`, `[local.NAME]` and `[upstream.NAME]` in
+`consumer.gateway.settings`.
 """
 
 import tomllib
@@ -18,6 +20,8 @@ from typing import Self
 from pydantic import Field, ValidationError
 
 from consumer.exceptions import ConfigUnusable
+from consumer.gateway.settings import GatewaySettings, LocalSettings, UpstreamSettings
+from consumer.routing.settings import LimitSettings
 from consumer.settings import LocalPath, Settings
 from consumer.spending.settings import BudgetSettings, LeaseSettings
 
@@ -35,6 +39,10 @@ class ConsumerConfig(Settings):
     providers: list[str] = Field(default_factory=list)
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
     leases: LeaseSettings = Field(default_factory=LeaseSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    gateway: GatewaySettings = Field(default_factory=GatewaySettings)
+    local: dict[str, LocalSettings] = Field(default_factory=dict)
+    upstream: dict[str, UpstreamSettings] = Field(default_factory=dict)
 
     @property
     def tokenizer_files(self) -> list[Path]:

@@ -150,6 +150,12 @@ class LeaseKeeper:
         kept = self._usable(wanted)
         return kept is not None and kept.client.room() >= needed
 
+    def forget(self, client: LeaseClient) -> None:
+        """The provider says that this lease takes no more requests: the next one gets another."""
+        kept = self._kept.get(client.record.lease_id)
+        if kept is not None and self._best.get(kept.place) is kept:
+            del self._best[kept.place]
+
     def figures(self) -> list[LeaseFigure]:
         """Every lease that is not released."""
         return [

@@ -46,6 +46,17 @@ def test_budgets_and_leases_are_read(tmp_path: Path) -> None:
     assert not config.leases.is_low(1_500_000, 3_000_000)
 
 
+def test_every_section_is_composed_and_its_paths_are_the_files(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        '[limits]\nallow = [1]\n[gateway]\nport = 0\n[local.small]\npath = "small.gguf"\n'
+        '[upstream.other]\nurl = "http://127.0.0.1:9/v1"\nmodels = ["m"]\n',
+    )
+    assert (config.limits.allow, config.gateway.port) == ((1,), 0)
+    assert config.local["small"].path == tmp_path / "small.gguf"
+    assert config.upstream["other"].models == ["m"]
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
