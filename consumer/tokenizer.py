@@ -58,6 +58,11 @@ class PromptCounter:
         """Tokens that plain text takes; what looks like a control token in it is text."""
         return self._tokens_of(text, adds_bos=False, parse_special=False)
 
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        """The prompt as text, without the token that servers put before every text."""
+        text = self._formatter(messages=cast("Any", messages)).prompt
+        return text.removeprefix(self._bos) if self._adds_bos else text
+
     @property
     def size(self) -> int:
         """How many tokens there are; ids run from 0."""

@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope
 from consumer.gateway.app_ports import Key
 from consumer.gateway.errors import bad_request
 from consumer.gateway.events import Asked, FailureClass, RouteFailed
+from consumer.routing.names import RouteKind, parse_model
 
 BODY_S = 30.0
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -59,8 +60,11 @@ def parse_asked(path: str, body: bytes, key_id: str) -> Asked:
 
 
 def check_allowed(key: Key, asked: Asked) -> None:
-    """Raises RouteFailed unless the key may ask for this model."""
-    if not key.allows(asked.model):
+    """Raises RouteFailed unless the key may ask for this model; one for certain models has to name one of them."""
+    if key.allows(asked.model):
+        return
+    wanted = parse_model(asked.model)
+    if wanted.kind is not RouteKind.MARKET or wanted.model is None or not key.allows(wanted.model):
         message = f"this API key may not ask for {asked.model[:200]}"
         raise RouteFailed(FailureClass.AUTH, message, status=403, code="model_not_allowed", param="model")
 

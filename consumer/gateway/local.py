@@ -77,9 +77,14 @@ class _LocalModel:
             raise bad_request(message, code="context_length_exceeded")
         is_converted = path != asked.path
         parts = server.answer(self._route, path, {**body, "model": self._name}, prompt_tokens)
-        async with aclosing(parts):  # type: ignore[type-var]
-            async for part in parts:
-                yield Chunk(as_chat(part.entry)) if is_converted and isinstance(part, Chunk) else part
+        try:
+            async with aclosing(parts):  # type: ignore[type-var]
+                async for part in parts:
+                    yield Chunk(as_chat(part.entry)) if is_converted and isinstance(part, Chunk) else part
+        except RouteFailed as failed:
+            if failed.failure is FailureClass.UNREACHABLE:
+                await self._gone(server)
+            raise
 
     async def close(self) -> None:
         async with self._starting:
@@ -138,6 +143,12 @@ class _LocalModel:
         if not is_up:
             raise self._failed("its process does not start")
         return server
+
+    async def _gone(self, server: OpenAIServer) -> None:
+        """Its process broke off: the next question gets another."""
+        async with self._starting:
+            if self._server is server:
+                await self._stop()
 
     async def _stop(self) -> None:
         if self._server is not None:

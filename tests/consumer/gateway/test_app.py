@@ -306,11 +306,25 @@ async def test_without_key__nothing_is_told(gateway: Served, path: str) -> None:
     assert (answer.status_code, answer.json()["error"]["type"]) == (401, "authentication_error")
 
 
-async def test_key_for_other_models__may_not_ask() -> None:
-    async with served(key=OneKey(models=("other",))) as gateway:
-        answer = await gateway.post("/v1/chat/completions", BODY)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "model_not_allowed")
-        assert not gateway.dispatcher.asked
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("one", 200),
+        ("provider/7/one", 200),
+        ("upstream/u/two", 200),
+        ("two", 403),
+        ("auto", 403),
+        ("local/one", 403),
+        ("upstream/u/one", 403),
+        ("auto:best", 404),
+    ],
+)
+async def test_key_for_certain_models__may_ask_no_other(name: str, status: int) -> None:
+    async with served(key=OneKey(models=("one", "upstream/u/two"))) as gateway:
+        gateway.dispatcher.script = HELLO
+        answer = await gateway.post("/v1/chat/completions", json.dumps({**ASK, "model": name}).encode())
+        assert answer.status_code == status
+        assert len(gateway.dispatcher.asked) == (status == 200)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.", ""])
