@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -18,6 +18,7 @@ from consumer.gateway.errors import bad_request
 from consumer.gateway.events import Asked, Chunk, Delivered, FailureClass, Part, RouteFailed
 from consumer.gateway.local_child import KEY, PARENT, SOCKET
 from consumer.gateway.settings import LocalSettings
+from consumer.gateway.upstream_entries import deliver
 from consumer.gateway.upstream_server import OpenAIServer
 from consumer.tokenizer import PromptCounter
 from protocol.keystore import Password
@@ -39,13 +40,13 @@ class Locals:
         """Their names."""
         return list(self._models)
 
-    async def answer(self, asked: Asked, delivered: Delivered, name: str) -> AsyncIterator[Part]:
-        """The answer, or what goes on after `delivered`. Raises RouteFailed."""
+    async def answer(self, asked: Asked, delivered: Delivered, name: str) -> AsyncGenerator[Part, None]:
+        """The answer, or what goes on after `delivered`, which grows with it. Raises RouteFailed."""
         model = self._models.get(name)
         if model is None:
             raise bad_request(f"there is no model local/{name}", code="model_not_found", status=404)
         parts = model.answer(asked, delivered)
-        async with aclosing(parts):  # type: ignore[type-var]
+        async with aclosing(parts):
             async for part in parts:
                 yield part
 
@@ -65,7 +66,7 @@ class _LocalModel:
         self._server: OpenAIServer | None = None
         self._counter: PromptCounter | None = None
 
-    async def answer(self, asked: Asked, delivered: Delivered) -> AsyncIterator[Part]:
+    async def answer(self, asked: Asked, delivered: Delivered) -> AsyncGenerator[Part, None]:
         if asked.path == EMBEDDINGS or asked.content.get("logprobs"):
             what = "embeddings" if asked.path == EMBEDDINGS else "log-probabilities"
             raise bad_request(f"{self._route} gives no {what}", code="unsupported_parameter")
@@ -75,11 +76,14 @@ class _LocalModel:
         if prompt_tokens >= self._settings.context:
             message = f"the prompt has {prompt_tokens} tokens, {self._route} has room for {self._settings.context}"
             raise bad_request(message, code="context_length_exceeded")
+        delivered.tokens, delivered.tokenizer_sha256 = [], ""
         is_converted = path != asked.path
         parts = server.answer(self._route, path, {**body, "model": self._name}, prompt_tokens)
         try:
-            async with aclosing(parts):  # type: ignore[type-var]
+            async with aclosing(parts):
                 async for part in parts:
+                    if isinstance(part, Chunk):
+                        deliver(delivered, part.entry)
                     yield Chunk(as_chat(part.entry)) if is_converted and isinstance(part, Chunk) else part
         except RouteFailed as failed:
             if failed.failure is FailureClass.UNREACHABLE:

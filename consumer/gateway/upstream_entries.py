@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from consumer.gateway.events import Delivered
+
 MAX_CHOICES = 128
-_Calls = list[dict[str, Any]]
 
 
 def check_entry(entry: Any, *, is_chat: bool) -> dict[str, Any]:
@@ -20,6 +21,12 @@ def check_entry(entry: Any, *, is_chat: bool) -> dict[str, Any]:
         _check(isinstance(entry.get("text"), str))
     checked: dict[str, Any] = entry
     return checked
+
+
+def deliver(delivered: Delivered, entry: dict[str, Any]) -> None:
+    """Notes what the application gets of the first choice; its tokens are not known."""
+    if entry["index"] == 0:
+        delivered.text += (entry["text"] if "text" in entry else entry["delta"].get("content")) or ""
 
 
 def _check_delta(delta: Any) -> None:

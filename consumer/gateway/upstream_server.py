@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -37,14 +37,16 @@ class OpenAIServer:
         self._idle_s = idle_s
         self._first_s = first_s
 
-    async def answer(self, route: str, path: str, body: dict[str, Any], prompt_tokens: int = 0) -> AsyncIterator[Part]:
+    async def answer(
+        self, route: str, path: str, body: dict[str, Any], prompt_tokens: int = 0
+    ) -> AsyncGenerator[Part, None]:
         """Chunks or vectors, then the leg; `prompt_tokens` counts where the server says nothing.
 
         Raises RouteFailed, with the leg if anything had come.
         """
         tally = _Tally(route, prompt_tokens)
         try:
-            async with aclosing(self._parts(tally, path, body)) as parts:  # type: ignore[type-var]
+            async with aclosing(self._parts(tally, path, body)) as parts:
                 async for part in parts:
                     yield part
         except (httpx.HTTPError, TimeoutError) as error:
@@ -67,7 +69,7 @@ class OpenAIServer:
         """Closes all connections."""
         await self._http.aclose()
 
-    async def _parts(self, tally: "_Tally", path: str, body: dict[str, Any]) -> AsyncIterator[Part]:
+    async def _parts(self, tally: "_Tally", path: str, body: dict[str, Any]) -> AsyncGenerator[Part, None]:
         if path != EMBEDDINGS:
             body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         request = self._http.build_request("POST", path.removeprefix("/v1/"), json=body)
@@ -78,7 +80,7 @@ class OpenAIServer:
             if path == EMBEDDINGS:
                 yield await self._vectors(tally, response)
             else:
-                async with aclosing(self._chunks(tally, response, is_chat=path == CHAT)) as chunks:  # type: ignore[type-var]
+                async with aclosing(self._chunks(tally, response, is_chat=path == CHAT)) as chunks:
                     async for chunk in chunks:
                         yield chunk
         finally:
@@ -104,9 +106,9 @@ class OpenAIServer:
         tally.first_at = time.monotonic()
         return Vectors(data)
 
-    async def _chunks(self, tally: "_Tally", response: httpx.Response, *, is_chat: bool) -> AsyncIterator[Part]:
+    async def _chunks(self, tally: "_Tally", response: httpx.Response, *, is_chat: bool) -> AsyncGenerator[Part, None]:
         open_choices, seen = set[int](), set[int]()
-        async with aclosing(self._events(tally, response)) as events:  # type: ignore[type-var]
+        async with aclosing(self._events(tally, response)) as events:
             async for event in events:
                 if event == b"[DONE]":
                     break
@@ -119,12 +121,12 @@ class OpenAIServer:
         if open_choices or not seen:
             raise nonsense(tally.route, "an answer without its end")
 
-    async def _events(self, tally: "_Tally", response: httpx.Response) -> AsyncIterator[bytes]:
+    async def _events(self, tally: "_Tally", response: httpx.Response) -> AsyncGenerator[bytes, None]:
         """The data of each event. What an event takes is limited, whatever comments keep the connection awake."""
         lines = _lines(tally.route, response)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._first_s
-        async with aclosing(lines):  # type: ignore[type-var]
+        async with aclosing(lines):
             while True:
                 async with asyncio.timeout_at(deadline):
                     line = await anext(lines, None)
@@ -191,7 +193,7 @@ def _entries(tally: _Tally, event: bytes, *, is_chat: bool) -> list[dict[str, An
         raise nonsense(tally.route, "something unreadable") from error
 
 
-async def _lines(route: str, response: httpx.Response) -> AsyncIterator[bytes]:
+async def _lines(route: str, response: httpx.Response) -> AsyncGenerator[bytes, None]:
     held, allowed = b"", MAX_ANSWER_BYTES
     async for block in response.aiter_raw():
         allowed -= len(block)

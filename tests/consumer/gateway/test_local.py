@@ -91,12 +91,14 @@ async def test_kill__breaks_off_with_a_leg_and_the_next_question_starts_anew(mod
 
 
 async def test_continuation__goes_on_where_the_answer_broke_off(models: Locals) -> None:
-    rest = [part async for part in models.answer(asked(), Delivered("abcd"), "tiny")]
+    delivered = Delivered("abcd")
+    rest = [part async for part in models.answer(asked(), delivered, "tiny")]
     by_hand = {"prompt": "user: Hi\nassistant: abcd", "temperature": 0, "max_tokens": 8}
     parts = [part async for part in models.answer(Asked("/v1/completions", by_hand, "k"), Delivered(), "tiny")]
     expected = "".join(part.entry["text"] for part in parts if isinstance(part, Chunk))
     assert expected
     assert text_of(rest) == expected
+    assert delivered.text == "abcd" + expected
     leg, other = rest[-1], parts[-1]
     assert isinstance(leg, Leg)
     assert isinstance(other, Leg)
@@ -108,7 +110,7 @@ async def test_continuation__goes_on_where_the_answer_broke_off(models: Locals) 
 async def test_cancelled__the_model_is_free_for_the_next(models: Locals) -> None:
     parts = models.answer(asked(max_tokens=200), Delivered(), "tiny")
     await anext(parts)
-    await parts.aclose()  # type: ignore[attr-defined]
+    await parts.aclose()
     assert text_of([part async for part in models.answer(asked(), Delivered(), "tiny")])
 
 

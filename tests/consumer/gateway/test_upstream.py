@@ -100,7 +100,9 @@ async def test_continuing__begins_the_assistants_message_or_ends_the_prompt(
     server: RawUpstream, upstreams: Upstreams
 ) -> None:
     server.behave = saying(says(" more", "stop"), DONE)
-    await parts_of(upstreams, delivered=Delivered("so far", tokens=[1, 2]))
+    delivered = Delivered("so far", tokens=[1, 2], tokenizer_sha256="ab")
+    await parts_of(upstreams, delivered=delivered)
+    assert delivered == Delivered("so far more")
     assert server.requests[0]["messages"] == [*CONTENT["messages"], {"role": "assistant", "content": "so far"}]
     assert server.requests[0]["max_tokens"] == 7
     server.behave = saying(event({"choices": [{"text": "!", "finish_reason": "stop"}]}), DONE)
@@ -243,7 +245,7 @@ async def test_cancelled__closes_the_connection(server: RawUpstream, upstreams: 
     parts = upstreams.answer(ASKED, Delivered(), "u", "m")
     assert isinstance(await anext(parts), Chunk)
     assert server.is_open
-    await parts.aclose()  # type: ignore[attr-defined]
+    await parts.aclose()
     await until(lambda: not server.is_open)
 
 
