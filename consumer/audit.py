@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import httpx
 from eth_abi.abi import encode
 
-from consumer.exceptions import ProviderFailed, ReceiptRejected
+from consumer.exceptions import NotProved, ProviderFailed, ReceiptRejected
 from consumer.tls import verification
 from protocol.chain.client import ChainClient
 from protocol.chain.exceptions import ContractReverted
@@ -37,8 +37,8 @@ def prove_receipt(
 
     `tls_pin` is the endpoint's, see `consumer.tls`.
 
-    Raises ReceiptRejected if it does not hold or has an impossible place, ProviderFailed if the provider gives none,
-    ChainError.
+    Raises ReceiptRejected if it does not hold or has an impossible place, NotProved if the provider has none,
+    ProviderFailed if it gives none that can be used, ChainError.
     """
     receipt = signed.message
     found = _fetch(f"{endpoint}/v1/receipts/0x{receipt.lease_id.hex()}/{receipt.seq}/proof", tls_pin)
@@ -73,13 +73,15 @@ def prove_on_chain(client: ChainClient, domain: Domain, provider: int, receipt: 
 def _fetch(url: str, tls_pin: str) -> Inclusion:
     try:
         with httpx.stream("GET", url, timeout=TIMEOUT_S, verify=verification(tls_pin)) as answer:
-            answer.raise_for_status()
             received = b""
             for chunk in answer.iter_bytes():
                 received += chunk
                 if len(received) > MAX_PROOF_BYTES:
                     raise ProviderFailed(f"{url} sent more than {MAX_PROOF_BYTES} bytes")
         content = json.loads(received)
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise NotProved(str(content["error"]["code"]), str(content["error"]["message"]))
+        answer.raise_for_status()
         found = Inclusion(
             position=_whole(content["position"]),
             count=_whole(content["count"]),

@@ -10,6 +10,7 @@ ConsumerError
 ├── LeaseExhausted    the deposit does not cover the request any more
 ├── ProviderRefused   the provider refused a request; `code` says why
 ├── ProviderFailed    the provider could not be reached, or broke off
+│   └── NotProved     it has no proof of a receipt; `code` says why
 ├── PrepayRejected    the provider asks for a prepayment that nobody can check
 └── ReceiptRejected   a receipt or answer is not what was agreed; nothing more is signed for it
 """
@@ -68,6 +69,14 @@ class ProviderRefused(ConsumerError):  # noqa: N818
 
 class ProviderFailed(ConsumerError):  # noqa: N818
     """No answer, or half of one."""
+
+
+class NotProved(ProviderFailed):
+    """The provider says that it cannot prove a receipt: `code` is "not_anchored" or "unknown_receipt"."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"the provider has no proof ({code}): {message}")
+        self.code = code
 
 
 class PrepayRejected(ConsumerError):  # noqa: N818
