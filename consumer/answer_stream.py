@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -17,8 +18,18 @@ from protocol.typed_data import Receipt
 
 MAX_LINE_BYTES = 1024 * 1024
 
-Item = str | Signed[Receipt] | Exposure
-"""A piece of text, a receipt that is not checked yet, or the provider's live figures."""
+
+@dataclass(frozen=True)
+class Choices:
+    """The entries of a chunk's `choices`, the text in them, and the ids of the tokens that came before it."""
+
+    entries: list[dict[str, Any]]
+    text: str
+    tokens: list[int]
+
+
+Item = Choices | Signed[Receipt] | Exposure
+"""A chunk, a receipt that is not checked yet, or the provider's live figures."""
 
 
 class AnswerStream:
@@ -30,6 +41,7 @@ class AnswerStream:
     def __init__(self, answer: Answer, path: str = CHAT) -> None:
         self.answer = answer
         self.path = path
+        self._tokens: list[int] = []
         self.failure: str | None = None
         self.finish_reason = ""
         self._is_in_event = False
@@ -51,6 +63,7 @@ class AnswerStream:
             raise ProviderFailed(f"the provider sent a malformed line: {error}") from error
         if isinstance(ours, StreamToken):
             self.answer.add(ours, self.elapsed_ms())
+            self._tokens.append(ours.token_id)
             return []
         return [] if ours is None else [ours]
 
@@ -67,10 +80,15 @@ class AnswerStream:
             if "error" in content:
                 self.failure = str(content["error"]["message"])
                 return []
-            pieces = [self._choice(choice) for choice in content["choices"]]
+            entries = list(content["choices"])
+            text = "".join([self._choice(choice) for choice in entries])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ProviderFailed("the provider sent a malformed chunk") from error
-        return [piece for piece in pieces if piece]
+        return [Choices(entries, text, self._new_tokens())] if entries else []
+
+    def _new_tokens(self) -> list[int]:
+        tokens, self._tokens = self._tokens, []
+        return tokens
 
     def _choice(self, choice: dict[str, Any]) -> str:
         """Raises ReceiptRejected, and ValueError and its like on a malformed one."""

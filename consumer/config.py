@@ -9,7 +9,7 @@ accept_unverified = false      # true: without tokenizer, pay what the provider 
 providers = ["https://…"]      # where offers are found
 
 The other sections are described where they belong: `[budget]` and `[leases]` in `consumer.spending.settings`,
-`[limits]` in `consumer.routing.settings`, `[gateway]`, `[local.NAME]` and `[upstream.NAME]` in
+`[limits]` in `consumer.routing.settings`, `[gateway]`, `[hedge]`, `[local.NAME]` and `[upstream.NAME]` in
 `consumer.gateway.settings`.
 """
 
@@ -20,7 +20,7 @@ from typing import Self
 from pydantic import Field, ValidationError
 
 from consumer.exceptions import ConfigUnusable
-from consumer.gateway.settings import GatewaySettings, LocalSettings, UpstreamSettings
+from consumer.gateway.settings import GatewaySettings, HedgeSettings, LocalSettings, UpstreamSettings
 from consumer.routing.settings import LimitSettings
 from consumer.settings import LocalPath, Settings
 from consumer.spending.settings import BudgetSettings, LeaseSettings
@@ -41,6 +41,7 @@ class ConsumerConfig(Settings):
     leases: LeaseSettings = Field(default_factory=LeaseSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
+    hedge: HedgeSettings = Field(default_factory=HedgeSettings)
     local: dict[str, LocalSettings] = Field(default_factory=dict)
     upstream: dict[str, UpstreamSettings] = Field(default_factory=dict)
 

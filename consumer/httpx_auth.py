@@ -13,25 +13,18 @@ Once a provider's word was wrong nothing more is asked under that lease.
 """
 
 import asyncio
-import json
-import struct
 import threading
-from base64 import b64decode
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterator
-from itertools import islice
 from typing import Any, TypeVar
 
 import httpx
 
-from consumer.answer_stream import Lines, number_of, take
+from consumer.answer_stream import Lines
 from consumer.asked import Asked, is_paid, read
 from consumer.exceptions import ProviderFailed, ReceiptRejected
 from consumer.lease_client import Exchange, LeaseClient, Turns
-from consumer.repeating import CHAT
-from protocol.exceptions import InvalidField, InvalidHeader
-from protocol.headers import Exposure, Signed, parse_response_headers
-from protocol.merkle import quantise_component
-from protocol.stream import StreamToken
+from consumer.whole_answer import count_whole
+from protocol.headers import Exposure, Signed
 from protocol.typed_data import Receipt, Voucher
 
 T = TypeVar("T")
@@ -146,21 +139,10 @@ class MarketAuth(httpx.Auth):
     async def _take(self, exchange: Exchange, vectors: int, headers: httpx.Headers, content: bytes) -> None:
         """Checks and pays a whole answer. Raises ReceiptRejected, ProviderFailed."""
         self.client.admitted(exchange)
-        answer, elapsed_ms = exchange.stream.answer, exchange.stream.elapsed_ms()
-        answer.is_whole = True
         try:
-            found = json.loads(content)
-            signed = parse_response_headers(headers.items()).receipt
-            if vectors:
-                answer.embed([_millionths(item["embedding"]) for item in found["data"]], vectors)
-            else:
-                _take_choices(exchange, found["choices"], found["clawmarket"], elapsed_ms)
+            signed = count_whole(exchange.stream, vectors, headers, content)
         except ReceiptRejected as error:
             raise self.reject(exchange, error) from error
-        except (InvalidHeader, InvalidField, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-            raise ProviderFailed("the provider sent a malformed answer") from error
-        if signed is None or not signed.message.final:
-            raise ProviderFailed("the answer came without its final receipt")
         await self.accept(exchange, signed)
 
     async def accept(self, exchange: Exchange, signed: Signed[Receipt]) -> Signed[Voucher]:
@@ -284,24 +266,3 @@ class _AsyncWatched(_Watched, httpx.AsyncByteStream):
 def is_stream(response: httpx.Response) -> bool:
     """Whether an answer comes as server-sent events."""
     return str(response.headers.get("content-type", "")).startswith("text/event-stream")
-
-
-def _take_choices(exchange: Exchange, choices: list[Any], ours: dict[str, Any], elapsed_ms: int) -> None:
-    """Counts a whole answer's tokens, choice by choice. Raises ReceiptRejected, and ValueError and its like."""
-    answer, is_chat = exchange.stream.answer, exchange.path == CHAT
-    tokens = iter(ours["tokens"])
-    for choice, count in zip(choices, ours["counts"], strict=True):
-        for token, logprob in islice(tokens, count):
-            answer.add(StreamToken(token, logprob), elapsed_ms)
-        number = number_of(choice)
-        take(answer, number, choice["message"] if is_chat else choice, "content" if is_chat else "text")
-        answer.close(number)
-    for token, logprob in tokens:
-        answer.add(StreamToken(token, logprob), elapsed_ms)
-
-
-def _millionths(embedding: Any) -> list[int]:
-    if isinstance(embedding, str):
-        raw = b64decode(embedding)
-        embedding = struct.unpack(f"<{len(raw) // 4}f", raw)
-    return [quantise_component(float(component)) for component in embedding]

@@ -5,14 +5,15 @@ import contextlib
 import json
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 
-from consumer.answer_stream import AnswerStream, items, whole
+from consumer.answer_stream import AnswerStream, Choices, items, whole
+from consumer.asked import Asked
 from consumer.checks import Agreement, Answer, most_cost, prompt_bound, prompt_cost
 from consumer.exceptions import (
     ConsumerError,
@@ -30,7 +31,8 @@ from consumer.shown_choices import Shape, ShownChoices
 from consumer.store import Store
 from consumer.tls import verification, wrong_key
 from consumer.tokenizer import PromptCounter
-from consumer.vouchers import Authorised, VoucherBook
+from consumer.vouchers import Authorised, Hold, VoucherBook
+from consumer.whole_answer import count_whole
 from protocol.chain.exceptions import ChainError
 from protocol.exceptions import InvalidHeader
 from protocol.headers import (
@@ -50,6 +52,7 @@ from protocol.typed_data import Domain, Receipt, Voucher
 
 CONNECT_S, READ_S = 5.0, 120.0
 MAX_REFUSAL_BYTES = 64 * 1024
+MAX_EMBEDDING_BYTES = 64 * 1024 * 1024
 RETRY_PAUSES_S = (0.0, 0.1, 0.5, 2.0)
 REPEAT_PAUSES_S = (0.0, 0.1, 0.3, 1.0, 2.0)
 UNSEEN_TOKENS = 32
@@ -139,6 +142,7 @@ class LeaseClient:
         key_lookup: KeyLookup | None = None,
         accept_unverified: bool = False,
         unseen_tokens: int = UNSEEN_TOKENS,
+        hold: Callable[[Draft], Hold] | None = None,
     ) -> None:
         self.record = record
         self.counter = counter
@@ -147,7 +151,7 @@ class LeaseClient:
         self._accept_unverified = accept_unverified
         self._unseen_tokens = unseen_tokens
         self._keys = NodeKeys(domain, store, record, key_lookup)
-        self._book = VoucherBook(domain, store, record, signer, now)
+        self._book = VoucherBook(domain, store, record, signer, now, hold)
         self._http = httpx.AsyncClient(
             base_url=record.endpoint,
             verify=verification(record.tls_pin),
@@ -172,10 +176,21 @@ class LeaseClient:
         Raises TokenizerUnusable, ProviderRefused, ProviderFailed, PrepayRejected, ReceiptRejected, LeaseExhausted,
         StoreError.
         """
-        body, limits = self._body(question), self._limits(question)
-        turns = self.turns(limits)
+        wanted = Asked(CHAT, self._limits(question), Shape(question.stop))
+        async with aclosing(self.answer(wanted, self._body(question))) as events:
+            async for event in events:
+                if not isinstance(event, Choices):
+                    yield event
+                elif event.text:
+                    yield Text(event.text)
+
+    async def answer(
+        self, asked: Asked, body: bytes, key_id: str = ""
+    ) -> AsyncGenerator[Choices | Checked | End, None]:
+        """The streamed answer to a body, as its chunks have it; raises as `ask` does, and what `hold` raises."""
+        turns = self.turns(asked.limits, key_id)
         while True:
-            exchange = await turns.begin(CHAT, body, Shape(question.stop))
+            exchange = await turns.begin(asked.path, body, asked.shape)
             try:
                 async with aclosing(self._exchange(body, exchange)) as events:
                     async for event in events:
@@ -189,9 +204,33 @@ class LeaseClient:
             finally:
                 self.end(exchange)
 
-    def turns(self, limits: Limits) -> "Turns":
+    async def embed(self, asked: Asked, body: bytes, key_id: str = "") -> tuple[list[dict[str, Any]], Signed[Receipt]]:
+        """The `data` of an embedding, and its receipt, which is paid; raises as `answer` does."""
+        turns = self.turns(asked.limits, key_id)
+        while True:
+            exchange = await turns.begin(asked.path, body, None)
+            try:
+                return await self._embed(exchange, body, asked.vectors)
+            except ProviderRefused as refusal:
+                self.end(exchange)
+                if not await turns.may_try_again(refusal):
+                    raise
+            finally:
+                self.end(exchange)
+
+    async def _embed(
+        self, exchange: "Exchange", body: bytes, vectors: int
+    ) -> tuple[list[dict[str, Any]], Signed[Receipt]]:
+        async with self._sent(exchange, body) as response:
+            content = await whole(response, MAX_EMBEDDING_BYTES)
+            signed = count_whole(exchange.stream, vectors, response.headers, content)
+            await self.accept(exchange, signed)
+            data: list[dict[str, Any]] = json.loads(content)["data"]
+            return data, signed
+
+    def turns(self, limits: Limits, key_id: str = "") -> "Turns":
         """The attempts at one request."""
-        return Turns(self, limits)
+        return Turns(self, limits, key_id)
 
     def room(self) -> int:
         """What another request may cost at most, in token base units."""
@@ -260,10 +299,10 @@ class LeaseClient:
         self._running.add(authorised.context.seq)
         return Exchange(path, authorised, AnswerStream(answer, path))
 
-    async def admitted(self, exchange: "Exchange") -> None:
-        """The provider began to answer. Raises StoreError."""
+    def admitted(self, exchange: "Exchange") -> None:
+        """The provider began to answer."""
         exchange.is_admitted = True
-        await self._book.admitted(exchange.seq)
+        self._start(self._book.admitted(exchange.seq))
 
     def end(self, exchange: "Exchange") -> None:
         """After an exchange, however it ended; again is no fault."""
@@ -283,26 +322,36 @@ class LeaseClient:
             await self.resolve()
             return await self._book.authorise(draft)
 
-    async def _exchange(self, body: bytes, exchange: "Exchange") -> AsyncGenerator[Event, None]:
+    async def _exchange(self, body: bytes, exchange: "Exchange") -> AsyncGenerator[Choices | Checked | End, None]:
         voucher: Signed[Voucher] | None = None
         final: Signed[Receipt] | None = None
         stream = exchange.stream
+        async with self._sent(exchange, body) as response, aclosing(items(response, stream)) as found:
+            async for item in found:
+                if isinstance(item, Signed):
+                    voucher = await self.accept(exchange, item)
+                    final = item if item.message.final else None
+                    yield Checked(item, voucher)
+                elif isinstance(item, Exposure):
+                    self.note(item, voucher)
+                else:
+                    yield item
+        if final is None or voucher is None:
+            raise ProviderFailed("the answer ended without its final receipt")
+        if stream.failure is not None:
+            raise ProviderFailed(f"the provider broke off: {stream.failure}")
+        yield End(stream.finish_reason, final, voucher, final.message.units_out)
+
+    @asynccontextmanager
+    async def _sent(self, exchange: "Exchange", body: bytes) -> AsyncIterator[httpx.Response]:
+        """The response to an admitted request. Raises ProviderRefused, ProviderFailed, ReceiptRejected."""
         try:
             async with self._http.stream("POST", exchange.path, content=body, headers=exchange.headers()) as response:
                 if response.status_code != httpx.codes.OK:
                     content = await whole(response, MAX_REFUSAL_BYTES)
                     raise await self.refused(exchange, response.status_code, response.headers, content)
-                await self.admitted(exchange)
-                async with aclosing(items(response, stream)) as found:
-                    async for item in found:
-                        if isinstance(item, Signed):
-                            voucher = await self.accept(exchange, item)
-                            final = item if item.message.final else None
-                            yield Checked(item, voucher)
-                        elif isinstance(item, Exposure):
-                            self.note(item, voucher)
-                        else:
-                            yield Text(item)
+                self.admitted(exchange)
+                yield response
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             await self._book.refused(exchange.seq)
             raise self._broken(error) from error
@@ -311,11 +360,6 @@ class LeaseClient:
         except ReceiptRejected:
             exchange.is_rejected = True
             raise
-        if final is None or voucher is None:
-            raise ProviderFailed("the answer ended without its final receipt")
-        if stream.failure is not None:
-            raise ProviderFailed(f"the provider broke off: {stream.failure}")
-        yield End(stream.finish_reason, final, voucher, final.message.units_out)
 
     async def accept(self, exchange: "Exchange", signed: Signed[Receipt]) -> Signed[Voucher]:
         """Checks a receipt, signs for it, and sends the voucher. Raises ReceiptRejected, ProviderFailed, StoreError."""
@@ -389,8 +433,9 @@ class LeaseClient:
             self._start(self._book.dispute(seq))
             return
         request = next((found for found in self._store.unfinished(lease_id) if found.context.seq == seq), None)
-        if request is None or request.state is not RequestState.ADMITTED:
+        if request is None:
             return
+        request = replace(request, state=RequestState.ADMITTED)
         self._running.add(seq)
         self._start(self._resolve_patiently(request, answer, unseen))
 
@@ -454,7 +499,7 @@ class LeaseClient:
         except InvalidHeader:
             said = ResponseHeaders()
         if said.receipt is not None:
-            await self.admitted(exchange)
+            self.admitted(exchange)
         elif said.refusal is not None or status in (400, 404):
             await self._book.refused(exchange.seq)
         return ProviderRefused(
@@ -538,8 +583,9 @@ class LeaseClient:
 class Turns:
     """The attempts at one request: one that is refused for want of payment waits, and then is asked anew."""
 
-    def __init__(self, client: LeaseClient, limits: Limits) -> None:
+    def __init__(self, client: LeaseClient, limits: Limits, key_id: str) -> None:
         self._client = client
+        self._key_id = key_id
         self._limits = limits
         self._pauses = iter(RETRY_PAUSES_S)
         self._progress = client.progress
@@ -548,7 +594,7 @@ class Turns:
     async def begin(self, path: str, body: bytes, shape: Shape | None) -> Exchange:
         """The next attempt; see `LeaseClient.begin`."""
         self._progress = self._client.progress
-        return await self._client.begin(path, body, self._limits, shape, prepays=self._prepays)
+        return await self._client.begin(path, body, self._limits, shape, prepays=self._prepays, key_id=self._key_id)
 
     async def may_try_again(self, refusal: ProviderRefused) -> bool:
         """Whether another attempt may succeed, after waiting for it. Raises PrepayRejected."""

@@ -46,16 +46,28 @@ class PromptCounter:
 
     def count(self, messages: list[dict[str, Any]]) -> int:
         """Tokens of the rendered prompt."""
+        return len(self.prompt(messages))
+
+    def prompt(self, messages: list[dict[str, Any]]) -> list[int]:
+        """The rendered prompt."""
         text = self._formatter(messages=cast("Any", messages)).prompt
         adds_bos = self._adds_bos and not (self._bos and text.startswith(self._bos))
         return self._tokens_of(text, adds_bos=adds_bos, parse_special=True)
 
     def count_prompt(self, text: str) -> int:
         """Tokens of a text that is a prompt by itself."""
+        return len(self.text_prompt(text))
+
+    def text_prompt(self, text: str) -> list[int]:
+        """A text that is a prompt by itself."""
         return self._tokens_of(text, adds_bos=self._adds_bos, parse_special=True)
 
     def count_text(self, text: str) -> int:
         """Tokens that plain text takes; what looks like a control token in it is text."""
+        return len(self.text(text))
+
+    def text(self, text: str) -> list[int]:
+        """Plain text."""
         return self._tokens_of(text, adds_bos=False, parse_special=False)
 
     def render(self, messages: list[dict[str, Any]]) -> str:
@@ -80,10 +92,15 @@ class PromptCounter:
             llama_cpp.llama_model_free(self._model)
             self._model = None
 
-    def _tokens_of(self, text: str, *, adds_bos: bool, parse_special: bool) -> int:
+    def _tokens_of(self, text: str, *, adds_bos: bool, parse_special: bool) -> list[int]:
         data = text.encode(errors="replace")
-        needed = llama_cpp.llama_tokenize(self._vocabulary, data, len(data), None, 0, adds_bos, parse_special)
-        return int(abs(needed))
+        size = len(data) + 2
+        tokens = (llama_cpp.llama_token * size)()
+        count = llama_cpp.llama_tokenize(self._vocabulary, data, len(data), tokens, size, adds_bos, parse_special)
+        if count < 0:
+            tokens = (llama_cpp.llama_token * -count)()
+            count = llama_cpp.llama_tokenize(self._vocabulary, data, len(data), tokens, -count, adds_bos, parse_special)
+        return list(tokens[:count])
 
     def _metadata(self, key: str) -> str | None:
         buffer = ctypes.create_string_buffer(_MAX_VALUE_BYTES)

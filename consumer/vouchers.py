@@ -6,6 +6,7 @@ changes are made on one event loop, between two awaits, and written in that orde
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from consumer.exceptions import LeaseExhausted, StoreError
 from consumer.records import Draft, LeaseRecord, OpenCost
@@ -23,13 +24,27 @@ class Authorised:
     context: RequestContext
 
 
+class Hold(Protocol):
+    """What a request may cost, set aside in a budget until its end is known."""
+
+    def settle(self, cost: int) -> None: ...
+
+
 class VoucherBook:
-    """One lease's session key at work. `on_end` hears of every request whose end is known, and what it cost."""
+    """One lease's session key at work. `hold` sets aside what a request may cost, or raises; by default none does."""
 
     def __init__(
-        self, domain: Domain, store: Store, record: LeaseRecord, signer: Signer, now: Callable[[], int]
+        self,
+        domain: Domain,
+        store: Store,
+        record: LeaseRecord,
+        signer: Signer,
+        now: Callable[[], int],
+        hold: Callable[[Draft], Hold] | None = None,
     ) -> None:
         """Raises StoreError."""
+        self._hold = hold
+        self._holds: dict[int, Hold] = {}
         self._domain = domain
         self._store = store
         self._record = record
@@ -41,7 +56,6 @@ class VoucherBook:
         highest = store.highest_voucher(record.lease_id)
         self._highest = highest.message.cumulative if highest else 0
         self.deposit = record.deposit
-        self.on_end: Callable[[int, int], None] | None = None
 
     @property
     def open(self) -> frozenset[int]:
@@ -60,7 +74,7 @@ class VoucherBook:
     async def authorise(self, draft: Draft) -> Authorised:
         """Signs for a request under a number that is never given again.
 
-        Raises LeaseExhausted if the deposit does not cover the request, StoreError.
+        Raises LeaseExhausted if the deposit does not cover the request, StoreError, and what `hold` raises.
         """
         room = self.room()
         if draft.max_cost > room:
@@ -69,10 +83,13 @@ class VoucherBook:
                 f"{self.deposit} are neither owed nor promised to requests under way: ask for fewer tokens, or open "
                 "another lease"
             )
+        hold = self._hold(draft) if self._hold else None
         context = RequestContext(self._next_seq, draft.request_hash, draft.max_cost, self._now(), draft.salt)
         self._next_seq += 1
         self._open[context.seq] = OpenCost(draft.max_cost, draft.prepaid)
         self._owed += draft.prepaid
+        if hold is not None:
+            self._holds[context.seq] = hold
         voucher = self._sign(context.context)
         try:
             await self._store.write(lambda: self._store.authorise(draft, context, voucher))
@@ -129,8 +146,8 @@ class VoucherBook:
         if ended is None:
             return
         self._owed += cost - ended.owed
-        if self.on_end is not None:
-            self.on_end(seq, cost)
+        if hold := self._holds.pop(seq, None):
+            hold.settle(cost)
 
     def _sign(self, context: bytes = bytes(32)) -> Signed[Voucher]:
         self._highest = max(self._highest, self._owed)

@@ -22,7 +22,7 @@ class RouteFailed(Exception):  # noqa: N818 - named for what happened
     """A route gave no answer, or broke off. `BAD_REQUEST` is the application's fault: no other route is tried.
 
     `status`, `code` and `param` are what the route itself said, where it said something; `retry_after_s` is when it may
-    be asked again.
+    be asked again. `leg` is what it did before it failed, if it had begun.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class RouteFailed(Exception):  # noqa: N818 - named for what happened
         code: str = "",
         param: str | None = None,
         retry_after_s: float | None = None,
+        leg: "Leg | None" = None,
     ) -> None:
         super().__init__(message)
         self.failure = failure
@@ -41,6 +42,7 @@ class RouteFailed(Exception):  # noqa: N818 - named for what happened
         self.code = code or failure.value
         self.param = param
         self.retry_after_s = retry_after_s
+        self.leg = leg
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,15 @@ class Leg:
     duration_ms: int = 0
     lease_id: bytes = b""
     seq: int = -1
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Which route answers from here on, and why it was chosen; `attempt` counts from 0."""
+
+    route: str
+    why: str
+    attempt: int
 
 
 Part = Chunk | Vectors | Leg

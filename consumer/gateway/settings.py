@@ -2,6 +2,7 @@
 
 [gateway]       host = "127.0.0.1", port = 8411 (0: any), idle_timeout_s = 30
 [local.NAME]    path = "model.gguf", context = 4096, threads = 2
+[hedge]         after_ms = 0 (off), max_extra = "0.10 USDC" a day
 [upstream.NAME] url = "https://host/v1", key_env = "NAME_KEY" or key_file = "key.txt", models = ["a", "b"]
 """
 
@@ -9,7 +10,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from consumer.settings import LocalPath, Settings
+from consumer.settings import Amount, LocalPath, Settings
+from protocol.money import USDC, Money
 
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -24,6 +26,13 @@ class GatewaySettings(Settings):
     max_requests: int = Field(default=256, ge=1)
     max_body_mb: int = Field(default=16, ge=1)
     drain_s: int = Field(default=30, ge=0)
+
+
+class HedgeSettings(Settings):
+    """A second route is asked when the first was silent for `after_ms`; 0 for never."""
+
+    after_ms: int = Field(default=0, ge=0)
+    max_extra: Amount = Money(10**USDC.decimals // 10, USDC)
 
 
 class LocalSettings(Settings):

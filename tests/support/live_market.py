@@ -40,6 +40,8 @@ from tests.support.tiny_gguf import NAME
 SCRYPT_N = 2**12
 PASSWORD = Password("correct horse")
 ETHER = 10**18
+MORE_PROVIDERS = (3, 4)
+"""Further accounts that can own a provider."""
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
@@ -80,11 +82,11 @@ class LiveMarket:
             data = self.client.encode(contract, function, *arguments)
             sender.execute(key, self.client.deployment.address(contract), data, timeout=30)
 
-    def enrol(self, folder: Path, **serving: object) -> Enrolment:
+    def enrol(self, folder: Path, *, owner: int = 1, **serving: object) -> Enrolment:
         """A provider with the tiny model, ready to run; `serving` are settings of that section."""
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "owner.json").exists():
-            keystore.save(folder / "owner.json", signer_of(1), PASSWORD, scrypt_n=SCRYPT_N)
+            keystore.save(folder / "owner.json", signer_of(owner), PASSWORD, scrypt_n=SCRYPT_N)
         plan = EnrolmentPlan(
             folder=folder,
             rpc=self.node.url,
@@ -152,7 +154,8 @@ def live_market(folder: Path) -> Iterator[LiveMarket]:
             )
         with ChainClient([node.url], deployed) as client:
             market = LiveMarket(node, folder, folder / f"{node.chain_id}.json", client)
-            market.call(0, "claw", "ClawToken", "transfer", signer_of(1).address, 50_000 * 10**18)
+            for index in (1, *MORE_PROVIDERS):
+                market.call(0, f"claw-{index}", "ClawToken", "transfer", signer_of(index).address, 50_000 * 10**18)
             market.deposit(50_000_000)
             yield market
 
