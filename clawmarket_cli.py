@@ -10,6 +10,8 @@ PARTS = {
     "provider": ("provider.cli", "Rent out this machine's models."),
     "models": ("provider.models.cli", "The model files this machine may serve."),
     "consumer": ("consumer.cli", "Buy answers: leases, questions, receipts."),
+    "gateway": ("consumer.gateway.commands", "Brain Switch: a local OpenAI-compatible endpoint over all routes."),
+    "chat": ("consumer.gateway.commands_chat", "Talk to the running gateway in the terminal."),
 }
 
 

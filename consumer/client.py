@@ -20,6 +20,7 @@ from consumer.client_answer import Answer, GatewayError, Gathering, Usage, check
 
 __all__ = ["DEFAULT_URL", "Answer", "AsyncClient", "AsyncStream", "Client", "GatewayError", "Stream", "Usage"]
 
+URL_VARIABLE, KEY_VARIABLE = "CLAWMARKET_URL", "CLAWMARKET_API_KEY"
 DEFAULT_URL = "http://127.0.0.1:8411/v1"
 CONNECT_S, READ_S = 5.0, 600.0
 Question = str | list[dict[str, Any]]
@@ -185,8 +186,8 @@ class AsyncClient:
 
 def _place(url: str | None, key: str | None) -> tuple[str, dict[str, str]]:
     """The address without `/v1`, and the headers that go with every request."""
-    found = url or os.environ.get("CLAWMARKET_URL") or DEFAULT_URL
-    secret = key or os.environ.get("CLAWMARKET_API_KEY") or ""
+    found = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    secret = key or os.environ.get(KEY_VARIABLE) or ""
     return found.rstrip("/").removesuffix("/v1"), {"Authorization": f"Bearer {secret}"} if secret else {}
 
 

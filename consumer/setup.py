@@ -16,7 +16,8 @@ CONFIG_FILE = "consumer.toml"
 
 @dataclass(frozen=True)
 class SetupPlan:
-    """What to make: without `owner` a new key, without `tokenizer` a consumer that trusts the provider's counts."""
+    """What to make: without `owner` a new key, without tokenizers a consumer that trusts the provider's counts if it
+    `accepts_unverified`, and else buys nothing yet."""
 
     folder: Path
     rpc: str
@@ -24,6 +25,9 @@ class SetupPlan:
     tokenizer: Path | None = None
     owner: Path | None = None
     scrypt_n: int = SCRYPT_N
+    tokenizers: tuple[Path, ...] = ()
+    providers: tuple[str, ...] = ()
+    accepts_unverified: bool = True
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ def set_up(plan: SetupPlan, password: Password) -> Setup:
         raise ConfigUnusable(f"{config} exists: use or edit it, or choose another folder")
     with ChainClient([plan.rpc], deployments.load_file(plan.deployment)) as client:
         client.check_deployment()
-    if plan.tokenizer:
-        PromptCounter(plan.tokenizer).close()
+    for tokenizer in (*([plan.tokenizer] if plan.tokenizer else []), *plan.tokenizers):
+        PromptCounter(tokenizer).close()
     key = plan.owner or plan.folder / "owner.json"
     if plan.owner is None and not key.exists():
         keystore.create(key, password, scrypt_n=plan.scrypt_n)
@@ -51,8 +55,13 @@ def set_up(plan: SetupPlan, password: Password) -> Setup:
     lines.append(f"owner_key = {_quoted(key.resolve())}")
     if plan.tokenizer:
         lines.append(f"tokenizer = {_quoted(plan.tokenizer.resolve())}")
-    else:
-        lines.append("accept_unverified = true  # pays what the provider says it counted")
+    elif not plan.tokenizers:
+        believed = str(plan.accepts_unverified).lower()
+        lines.append(f"accept_unverified = {believed}  # true: pays what the provider says it counted")
+    if plan.tokenizers:
+        lines.append(f"tokenizers = [{', '.join(_quoted(path.resolve()) for path in plan.tokenizers)}]")
+    if plan.providers:
+        lines.append(f"providers = [{', '.join(_quoted(url) for url in plan.providers)}]")
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
         config.write_text("\n".join(lines) + "\n", encoding="utf-8")
