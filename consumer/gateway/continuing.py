@@ -46,17 +46,23 @@ def continuation(asked: Asked, delivered: Delivered, counter: PromptCounter, tok
 
 
 def exact_prefix(delivered: Delivered, counter: PromptCounter) -> list[int] | None:
-    """The tokens that read as exactly what was delivered, whole characters; None where that ends within a token."""
+    """The tokens whose bytes read as exactly what was delivered; None where that ends within a token.
+
+    Bytes of a character that is not complete yet belong to what follows.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    length, best = 0, None
+    length, offset, ends = 0, 0, {0: 0}
     for number, token in enumerate(delivered.tokens, 1):
-        text = decoder.decode(counter.piece(token))
+        piece = counter.piece(token)
+        text = decoder.decode(piece)
         if not delivered.text.startswith(text, length):
-            break
-        length += len(text)
-        if length == len(delivered.text) and not decoder.getstate()[0]:
-            best = number
-    return None if best is None else delivered.tokens[:best]
+            return None
+        length, offset = length + len(text), offset + len(piece)
+        ends[offset] = number
+        if length == len(delivered.text):
+            end = ends.get(offset - len(decoder.getstate()[0]))
+            return None if end is None else delivered.tokens[:end]
+    return None
 
 
 def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -40,10 +40,11 @@ class Gateway:
         self._upstreams = Upstreams(config.upstream, idle_s)
         self._catalogue = Catalogue([ChainOffers(session.client, session.domain, config.providers)])
         self._health = Health(config.data / HEALTH_FILE)
+        self._breaker = Breaker()
         self._router = Router(
             self._catalogue,
             self._health,
-            Breaker(),
+            self._breaker,
             Limits(config.limits, symbols),
             Fallbacks(self._locals.models(), self._upstreams.models()),
             has_room=self._spending.keeper.has_room,
