@@ -35,6 +35,7 @@ FORGOTTEN_S = 30 * 86_400.0
 MAX_ERRORS = 8
 MAX_ERROR = 80
 SAVED_EVERY_S = 60.0
+EXPECTED_FOR_S = 1.0
 FINISHED = "finished"
 _COUNTED = frozenset(
     {
@@ -46,6 +47,16 @@ _COUNTED = frozenset(
     }
 )
 """Failures that are the route's own: rate limits are as much ours, money and bad requests only ours."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a route's next answer will be like; `success` and `trust` in thousandths."""
+
+    ttft_ms: int
+    tokens_per_s: int
+    success: int
+    trust: int
 
 
 @dataclass
@@ -60,6 +71,24 @@ class RouteHealth:
     distrust: float = 0.0
     distrusted_at: float = 0.0
     seen_at: float = 0.0
+    _expected: tuple[float, Expected] | None = None
+
+    def expected(self, now: float) -> Expected:
+        """Kept until something happens or a second has passed, for it is asked for every request."""
+        if self._expected is None or not 0 <= now - self._expected[0] < EXPECTED_FOR_S:
+            found = Expected(
+                round(self.ttft_ms.expected(now)),
+                round(self.tokens_per_s.expected(now)),
+                round(1_000 * self.success.expected(now)),
+                round(1_000 * self.trust(now)),
+            )
+            self._expected = (now, found)
+        return self._expected[1]
+
+    def touch(self, now: float) -> None:
+        """Something happens."""
+        self.seen_at = now
+        self._expected = None
 
     def trust(self, now: float) -> float:
         """From 1 for who was never caught down to 0."""
@@ -86,6 +115,9 @@ class RouteHealth:
         }
 
 
+_UNTRIED = RouteHealth()
+
+
 class Health:
     """All routes, by name. `path` is the file they are kept in between runs, `now` the clock in Unix seconds."""
 
@@ -97,8 +129,8 @@ class Health:
             self._load(path)
 
     def of(self, route: str) -> RouteHealth:
-        """A route's health; that of a new one is not kept until something happens."""
-        return self._routes.get(route) or RouteHealth()
+        """A route's health, to be read only."""
+        return self._routes.get(route, _UNTRIED)
 
     def answered(self, route: str, leg: Leg) -> None:
         """An answer, whole or not, that the route is not to blame for."""
@@ -169,7 +201,7 @@ class Health:
     def _touched(self, route: str) -> tuple[RouteHealth, float]:
         now = self._now()
         health = self._routes.setdefault(route, RouteHealth())
-        health.seen_at = now
+        health.touch(now)
         return health, now
 
     def _load(self, path: Path) -> None:

@@ -5,7 +5,7 @@ order. A name that pins one route gets that route alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from consumer.gateway.events import Leg, RouteFailed
 from consumer.routing.breaker import Breaker
@@ -19,8 +19,8 @@ from protocol.ids import OfferKind
 
 __all__ = ["Excluded", "Fallbacks", "Needs", "Plan", "Route", "Router"]
 
-LEAST_TRUST = 0.25
-"""Below this a route is not used at all."""
+LEAST_TRUST = 250
+"""Below these thousandths a route is not used at all."""
 MAX_REMEMBERED = 256
 """Model names whose candidates are remembered; applications may write anything."""
 
@@ -127,7 +127,7 @@ class Router:
     def _excluded(self, route: Route, reasons: tuple[str, ...], needs: Needs) -> Excluded | None:
         if route.candidate is not None:
             reasons = (*reasons, *self._limits.of_request(route.candidate, needs))
-            if self._health.of(route.name).trust(self._health.now()) < LEAST_TRUST:
+            if self._health.of(route.name).expected(self._health.now()).trust < LEAST_TRUST:
                 reasons = (*reasons, "it was caught giving false answers")
         cooldown = self._breaker.cooldown(route.name)
         if cooldown is None:
@@ -143,14 +143,13 @@ class Router:
         for route, candidate, cost in priced:
             facts = Facts(
                 price=cost.share_of(lowest[candidate.offer.terms.token]),
-                health=self._health.of(route.name),
-                now=now,
+                expected=self._health.of(route.name).expected(now),
                 stake=candidate.stake,
                 exposure=self._exposure(candidate),
                 has_lease=self._has_room(candidate, cost.units),
             )
             points, why = score(wanted.preference, facts)
-            scored = replace(route, score=points, why=why)
+            scored = Route(route.name, route.kind, candidate, model=route.model, score=points, why=why)
             ranked.append((-points, candidate.provider, candidate.offer.offer_id, scored))
         return [route for *_, route in sorted(ranked, key=lambda each: each[:3])]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from consumer.routing.catalogue import Candidate
-from consumer.routing.health import RouteHealth
+from consumer.routing.health import Expected
 from consumer.routing.names import Preference
 from consumer.routing.routes import Needs
 
@@ -77,8 +77,7 @@ class Facts:
     """What a score is made of, beside the offer itself; `exposure` in thousandths of the money in leases."""
 
     price: int
-    health: RouteHealth
-    now: float
+    expected: Expected
     stake: int
     exposure: int
     has_lease: bool
@@ -86,21 +85,19 @@ class Facts:
 
 def score(preference: Preference, facts: Facts) -> tuple[int, dict[str, Any]]:
     """The score, and its parts for `explain`."""
-    health, now = facts.health, facts.now
-    ttft_ms = round(health.ttft_ms.expected(now))
-    speed = round(health.tokens_per_s.expected(now))
+    expected = facts.expected
     parts = {
         "price": facts.price,
-        "ttft": 1_000 * HALF_TTFT_MS // (HALF_TTFT_MS + ttft_ms),
-        "throughput": 1_000 * speed // (HALF_TOKENS_PER_S + speed),
+        "ttft": 1_000 * HALF_TTFT_MS // (HALF_TTFT_MS + expected.ttft_ms),
+        "throughput": 1_000 * expected.tokens_per_s // (HALF_TOKENS_PER_S + expected.tokens_per_s),
         "stake": 1_000 * facts.stake // (HALF_STAKE + facts.stake),
         "exposure": 1_000 - min(max(facts.exposure, 0), 1_000),
     }
-    weights = WEIGHTS[preference]
-    quality = sum(weight * parts[name] for name, weight in weights.items())
-    success = round(1_000 * health.success.expected(now))
-    trust = round(1_000 * health.trust(now))
-    total = 10 * quality * success * trust // 1_000_000
+    quality = 0
+    for name, weight in WEIGHTS[preference].items():
+        quality += weight * parts[name]
+    total = 10 * quality * expected.success * expected.trust // 1_000_000
     if facts.has_lease:
         total = total * _BPS_WITH_LEASE // 10_000
-    return min(total, HIGHEST), {**parts, "success": success, "trust": trust, "has_lease": facts.has_lease}
+    told = {**parts, "success": expected.success, "trust": expected.trust, "has_lease": facts.has_lease}
+    return min(total, HIGHEST), told

@@ -46,7 +46,7 @@ async def test_honest__the_same_model_and_full_trust(models: tuple[LocalReferenc
 async def test_swapped__caught_and_not_used_any_more(models: tuple[LocalReference, LocalReference], how: str) -> None:
     health = Health(now=Clock())
     assert await canaries(health, models[1], models[0], how).probe(candidate(1)) is Verdict.SWAPPED
-    assert health.of("provider/1/small").trust(health.now()) < LEAST_TRUST
+    assert health.of("provider/1/small").expected(health.now()).trust < LEAST_TRUST
 
 
 async def test_right_tokens_with_made_up_probabilities__caught(models: tuple[LocalReference, LocalReference]) -> None:
