@@ -11,13 +11,15 @@ from consumer.tls import verification
 from protocol.chain.client import ChainClient
 from protocol.chain.exceptions import ContractReverted
 from protocol.exceptions import InvalidProof
-from protocol.hashing import keccak
+from protocol.hashing import keccak, word
 from protocol.headers import Signed
 from protocol.merkle import verify_inclusion
 from protocol.typed_data import Domain, Receipt, digest
 
 TIMEOUT_S = 20.0
 MAX_PROOF_BYTES = 64 * 1024
+SEARCHED_BLOCKS, MAX_SEARCHES = 2_000, 10
+"""How far back an anchor is looked for that is not the latest: hours on fast chains, more than finality takes."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Inclusion:
 def prove_receipt(
     client: ChainClient, domain: Domain, endpoint: str, provider: int, signed: Signed[Receipt], tls_pin: str = ""
 ) -> Inclusion:
-    """Fetches the proof from the provider and verifies it against the latest anchor on chain.
+    """Fetches the proof from the provider and verifies it against an anchor on chain.
+
+    That is the latest one, or an earlier one: a provider proves by the last that it knows to be final.
 
     `tls_pin` is the endpoint's, see `consumer.tls`.
 
@@ -44,12 +48,26 @@ def prove_receipt(
     found = _fetch(f"{endpoint}/v1/receipts/0x{receipt.lease_id.hex()}/{receipt.seq}/proof", tls_pin)
     latest = client.get(client.reads.latest_anchor(provider))
     if latest != keccak(encode(["uint64", "bytes32"], [found.count, found.root])):
-        raise ReceiptRejected("root", "the provider's root is not the latest one on chain")
+        _check_was_anchored(client, provider, found)
     try:
         verify_inclusion(digest(domain, receipt), found.position, found.count, found.proof, found.root)
     except InvalidProof as error:
         raise ReceiptRejected("proof", str(error)) from error
     return found
+
+
+def _check_was_anchored(client: ChainClient, provider: int, found: Inclusion) -> None:
+    last, anchor = client.head().number, client.deployment.address("UsageAnchor")
+    for _ in range(MAX_SEARCHES):
+        first = max(0, last - SEARCHED_BLOCKS + 1)
+        logs = client.logs(first, last, addresses=[anchor], topics=[None, [word(provider)]])
+        for event in client.decoder.decode_all(logs):
+            if event.name == "Anchored" and (event.args["count"], event.args["root"]) == (found.count, found.root):
+                return
+        if first == 0:
+            break
+        last = first - 1
+    raise ReceiptRejected("root", "the provider's root was not anchored on chain, at least not lately")
 
 
 def prove_on_chain(client: ChainClient, domain: Domain, provider: int, receipt: Receipt, inclusion: Inclusion) -> bool:

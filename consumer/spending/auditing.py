@@ -16,8 +16,6 @@ from protocol.typed_data import Domain, Receipt
 
 DUE_S = 2 * 3_600
 """A provider anchors each hour; a receipt this old has to be under a final anchor."""
-_TRIES = 3
-"""A new anchor may come between the proof and the look at the chain."""
 
 
 class Verdict(StrEnum):
@@ -90,7 +88,7 @@ class Auditor:
             )
         is_due = self._now() >= signed.message.ended_at + DUE_S
         try:
-            found = self._proved(audited.lease, signed)
+            found = self._proof(audited.lease, signed)
         except ReceiptRejected as error:
             return Finding(audited, Verdict.CONTRADICTED, str(error))
         except NotProved as error:
@@ -99,15 +97,8 @@ class Auditor:
             return Finding(audited, Verdict.UNREACHABLE if is_due else Verdict.NOT_DUE, str(error))
         return Finding(audited, Verdict.PROVED, f"place {found.position} of {found.count}")
 
-    def _proved(self, lease: LeaseRecord, signed: Signed[Receipt], tries: int = _TRIES) -> Inclusion:
-        try:
-            return prove_receipt(
-                self._client, self._domain, lease.endpoint, lease.provider, signed, tls_pin=lease.tls_pin
-            )
-        except ReceiptRejected as error:
-            if error.field != "root" or tries == 1:
-                raise
-            return self._proved(lease, signed, tries - 1)
+    def _proof(self, lease: LeaseRecord, signed: Signed[Receipt]) -> Inclusion:
+        return prove_receipt(self._client, self._domain, lease.endpoint, lease.provider, signed, tls_pin=lease.tls_pin)
 
     def _is_by_the_provider(self, lease: LeaseRecord, signed: Signed[Receipt]) -> bool:
         try:

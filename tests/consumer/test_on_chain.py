@@ -51,7 +51,7 @@ def staked(market: LiveMarket, owner: int) -> None:
     """An account with enough CLAW staked to register."""
     amount = 10_000 * ETHER
     if owner != 1:
-        market.call(0, f"claw-{owner}", "ClawToken", "transfer", signer_of(owner).address, amount)
+        market.call(0, f"stake-of-{owner}", "ClawToken", "transfer", signer_of(owner).address, amount)
     staking = market.client.deployment.address("Staking")
     market.call(owner, f"approve-{owner}", "ClawToken", "approve", staking, amount)
     market.call(owner, f"stake-{owner}", "Staking", "stake", amount)
