@@ -101,8 +101,9 @@ def _greeting(url: str, key: Path) -> str:
   curl {url}/chat/completions -H "Authorization: Bearer $(cat {key})" \\
     -H 'Content-Type: application/json' -d {body}
 
+  from pathlib import Path
   from openai import OpenAI
-  client = OpenAI(base_url="{url}", api_key=open("{key}").read().strip())
+  client = OpenAI(base_url="{url}", api_key=Path("{key}").read_text().strip())
 """
 
 
