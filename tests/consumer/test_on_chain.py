@@ -4,7 +4,7 @@ import itertools
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from consumer import node_keys
-from consumer.audit import prove_receipt
+from consumer.audit import Inclusion, prove_receipt
 from consumer.exceptions import ConsumerError, ProviderFailed, ReceiptRejected
 from consumer.node_keys import NodeKeys
 from consumer.records import LeaseRecord
@@ -26,6 +26,7 @@ from protocol.headers import Signed
 from protocol.signing import Signer
 from protocol.typed_data import NodeKey, Receipt, Terms
 from tests.support.live_market import LiveMarket, live_market, signer_of
+from tests.support.shop import open_shop
 
 ETHER = 10**18
 _numbers = itertools.count()
@@ -232,3 +233,33 @@ def test_an_impossible_proof_is_a_consumers_error(
 ) -> None:
     with answering(json.dumps(content).encode()) as url, pytest.raises(error):
         prove_receipt(market.client, market.domain, url, rotation.provider, rotation.signed(rotation.new, rotation.at))
+
+
+def test_a_proof_under_an_earlier_anchor_counts_and_one_under_none_does_not(market: LiveMarket, tmp_path: Path) -> None:
+    shop = open_shop(market, tmp_path / "shop")
+    lease_id = shop.open_lease()
+    signed = []
+    for seq in range(2):
+        shop.admit(lease_id, seq)
+        signed.append(shop.finish(lease_id, seq))
+        shop.anchor()
+    shop.admit(lease_id, 2)
+    signed.append(shop.finish(lease_id, 2))
+
+    def prove(position: int, count: int) -> Inclusion:
+        with closing(shop.ledger()) as ledger:
+            proof, root = ledger.inclusion_proof(position, count), ledger.root(count)
+        content = {
+            "position": position,
+            "count": count,
+            "root": "0x" + root.hex(),
+            "proof": ["0x" + node.hex() for node in proof],
+        }
+        with answering(json.dumps(content).encode()) as url:
+            return prove_receipt(market.client, market.domain, url, shop.provider, signed[position])
+
+    assert prove(0, 1).count == 1
+    assert prove(1, 2).count == 2
+    for position in (0, 2):
+        with pytest.raises(ReceiptRejected, match="was not anchored"):
+            prove(position, 3)
