@@ -232,12 +232,13 @@ class LeaseKeeper:
 
     async def _provide(self, wanted: Wanted, needed: int) -> None:
         kept = self._usable(wanted)
-        async with self._spending_lock:
-            if kept is None:
+        if kept is None:
+            async with self._spending_lock:
                 kept = await self._open(wanted, needed)
-            elif (room := kept.client.room()) < needed:
-                wish = Wish(needed - room, max(needed, self._settings.amount.units) - room)
-                await self._top_up(kept, wish)
+        elif kept.client.room() < needed:
+            async with self._spending_lock:
+                if (room := kept.client.room()) < needed:
+                    await self._top_up(kept, Wish(needed - room, max(needed, self._settings.amount.units) - room))
         if not kept.has_counter:
             document = wanted.offer.document
             kept.client.counter = await asyncio.to_thread(self._tokenizers.for_document, document)
