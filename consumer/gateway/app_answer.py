@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from consumer.gateway.app_connection import while_connected
 from consumer.gateway.app_ports import Dispatching, Keys
 from consumer.gateway.app_request import CHAT, EMBEDDINGS, check_allowed, header, parse_asked, read_body, wants_usage
-from consumer.gateway.app_used import cost, described, usage
+from consumer.gateway.app_used import MAX_WORDS, cost, described, usage
 from consumer.gateway.assemble import Choices
 from consumer.gateway.errors import error_body, error_response
 from consumer.gateway.events import Asked, Chunk, Leg, RouteFailed, Vectors
@@ -25,6 +25,8 @@ from consumer.gateway.status import Outcome, Requests
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+SHOWN_LEGS = 16
+"""Of those in a header; there are as many as there were routes to fail."""
 COMMENT = b": clawmarket "
 
 
@@ -74,7 +76,7 @@ class _Answer:
         return [
             (b"x-clawmarket-route", _header_safe(self.route)),
             (b"x-clawmarket-cost", cost(self.legs).encode()),
-            (b"x-clawmarket-legs", _encode(described(self.legs)).encode()),
+            (b"x-clawmarket-legs", _encode(described(self.legs[-SHOWN_LEGS:])).encode()),
         ]
 
     def comment(self) -> bytes:
@@ -172,7 +174,7 @@ def _note(answer: _Answer, part: Any) -> None:
     if isinstance(part, Leg):
         answer.legs.append(part)
     elif not isinstance(part, Vectors):
-        answer.routes.append({"route": part.route, "why": part.why, "attempt": part.attempt})
+        answer.routes.append({"route": part.route, "why": part.why[:MAX_WORDS], "attempt": part.attempt})
 
 
 def _failure(answer: _Answer, failed: RouteFailed) -> bytes:

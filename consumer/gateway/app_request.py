@@ -13,6 +13,13 @@ from consumer.routing.names import RouteKind, parse_model
 
 BODY_S = 30.0
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(text)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
 _NEEDED = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
 
 
@@ -44,10 +51,15 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         raise RouteFailed(FailureClass.BAD_REQUEST, "the body came too slowly", status=408) from None
 
 
+def read_json(content: bytes) -> Any:
+    """NaN and infinities, which JSON does not know, are refused. Raises ValueError and its like."""
+    return _DECODER.decode(content.decode())
+
+
 def parse_asked(path: str, body: bytes, key_id: str) -> Asked:
     """The request in a body. Raises RouteFailed naming what is wrong."""
     try:
-        content = json.loads(body, parse_constant=_no_number)
+        content = read_json(body)
     except (ValueError, RecursionError):
         raise bad_request("the body is not JSON", code="invalid_json") from None
     if not isinstance(content, dict):
@@ -85,7 +97,3 @@ def _need(content: dict[str, Any], name: str, kind: Any) -> None:
 
 def _too_large(max_bytes: int) -> RouteFailed:
     return bad_request(f"the body has more than {max_bytes} bytes", code="request_too_large", status=413)
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(text)

@@ -5,6 +5,9 @@ from typing import Any
 from consumer.gateway.events import Leg
 from protocol.money import TOKENS, Money
 
+MAX_WORDS = 200
+"""Of what a route says of its end: headers are short."""
+
 
 def usage(legs: list[Leg], *, is_embedding: bool = False) -> dict[str, Any]:
     """OpenAI's usage object: the sum of all legs, as all of them were worked for."""
@@ -34,7 +37,7 @@ def described(legs: list[Leg]) -> list[dict[str, Any]]:
     return [
         {
             "route": leg.route,
-            "ended": leg.ended,
+            "ended": leg.ended[:MAX_WORDS],
             "prompt_tokens": leg.prompt_tokens,
             "completion_tokens": leg.completion_tokens,
             "cost": cost([leg]),

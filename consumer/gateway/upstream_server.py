@@ -1,7 +1,6 @@
 """One OpenAI-compatible server, which is trusted with nothing: lines, bytes and waiting are bounded."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -9,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from consumer.gateway.app_request import CHAT, EMBEDDINGS
+from consumer.gateway.app_request import CHAT, EMBEDDINGS, read_json
 from consumer.gateway.events import Chunk, Leg, Part, RouteFailed, Vectors
 from consumer.gateway.upstream_entries import check_entry
 from consumer.gateway.upstream_failures import nonsense, refused, said, silent
@@ -96,7 +95,7 @@ class OpenAIServer:
     async def _vectors(self, tally: "_Tally", response: httpx.Response) -> Vectors:
         content = await self._bounded(tally.route, response, MAX_ANSWER_BYTES)
         try:
-            answer = json.loads(content)
+            answer = read_json(content)
             data = answer["data"]
             if not isinstance(data, list) or not all(isinstance(entry["embedding"], list | str) for entry in data):
                 raise ValueError("no vectors")  # noqa: TRY301 - one way out for all that is malformed
@@ -184,7 +183,7 @@ class _Tally:
 def _entries(tally: _Tally, event: bytes, *, is_chat: bool) -> list[dict[str, Any]]:
     """The choices of one event. Raises RouteFailed."""
     try:
-        chunk = json.loads(event)
+        chunk = read_json(event)
         if error := chunk.get("error"):
             raise said(tally.route, error)
         tally.take_usage(chunk.get("usage"))

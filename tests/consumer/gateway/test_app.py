@@ -105,6 +105,19 @@ async def test_chat__several_legs__usage_is_their_sum(gateway: Served, client: A
     assert answer.choices[0].message.content == "ab"
 
 
+async def test_headers__stay_short_however_much_failed(gateway: Served, client: AsyncOpenAI) -> None:
+    failed = Leg(f"provider/8/{'é' * 50}", "sorry\n" * 10_000)
+    failures = [step for _ in range(50) for step in (Routed(failed.route, "x" * 10_000, 0), failed)]
+    gateway.dispatcher.script = (*failures, *HELLO)
+    raw = await client.chat.completions.with_raw_response.create(**ASK)
+    assert sum(len(value) for _, value in raw.headers.items()) < 16_384
+    legs = json.loads(raw.headers["x-clawmarket-legs"])
+    assert (legs[0]["route"], legs[-1]["route"]) == (failed.route, ROUTE)
+    gateway.dispatcher.script = (Routed(failed.route, "", 0), *HELLO[1:])
+    raw = await client.chat.completions.with_raw_response.create(**ASK)
+    assert raw.headers["x-clawmarket-route"].startswith("provider/8/")
+
+
 async def test_chat__tool_calls__are_joined_by_index(gateway: Served, client: AsyncOpenAI) -> None:
     def call(index: int, arguments: str, **begun: Any) -> Chunk:
         name = {"name": begun.pop("name")} if begun else {}

@@ -172,6 +172,8 @@ async def test_refusal_in_no_known_form__is_still_one(server: RawUpstream, upstr
         event({"choices": [{"delta": {"tool_calls": [{"function": {"name": 5}}]}}]}),
         event({"choices": [], "usage": {"prompt_tokens": "many"}}),
         event({"choices": [], "usage": 5}),
+        event({"choices": [{"delta": {}, "logprobs": {"content": [float("nan")]}}]}),
+        b'data: {"choices": [{"delta": {"content": "\xff"}}]}\n\n',
         b"data: " + b"[" * 100_000 + b"\n\n",
         b"data: " + b"x" * (MAX_LINE_BYTES + 1),
         DONE,
