@@ -113,8 +113,12 @@ class Leases:
             raise
         return self._opened(sender, lease_id)
 
-    def finish_openings(self, sender: TransactionSender) -> None:
-        """Brings openings that were interrupted to their end: after it no lease is on its way. Raises ChainError."""
+    def finish_openings(self, sender: TransactionSender) -> list[LeaseRecord]:
+        """Brings openings that were interrupted to their end, and returns the leases that came of them.
+
+        After it no lease is on its way. Raises ChainError.
+        """
+        interrupted = {record.lease_id for record in self._store.leases(is_open=False)}
         self.reconcile()
         for record in self._store.leases(is_open=False):
             try:
@@ -123,6 +127,7 @@ class Leases:
                 self._store.drop_lease(record.lease_id)
             except TransactionReverted:
                 continue
+        return [record for record in self._store.leases() if record.lease_id in interrupted]
 
     def top_up(self, sender: TransactionSender, lease_id: bytes, deposit: int, amount: int) -> int:
         """Raises a lease's deposit, which is `deposit` on chain, and returns the new one. Raises ChainError.

@@ -29,6 +29,13 @@ class Wish:
     duration_s: int = 0
 
 
+def serves(record: LeaseRecord, offer: Offer, endpoint: Endpoint) -> bool:
+    """Whether a lease is of this version of this offer, at this address."""
+    terms = (record.provider, record.offer_id, record.version)
+    place = (record.endpoint, record.tls_pin)
+    return (*terms, *place) == (offer.provider, offer.offer_id, offer.version, endpoint.url, endpoint.tls_pin)
+
+
 class LeaseDesk:
     """Opens, tops up, closes and releases the owner's leases. Everything raises ChainError, KeystoreError."""
 
@@ -47,9 +54,14 @@ class LeaseDesk:
         self._lock = threading.Lock()
 
     def open(self, offer: Offer, endpoint: Endpoint, wish: Wish) -> LeaseRecord:
-        """A new lease, open on chain. Raises OfferMismatch, AccountTooLow, StoreError."""
+        """A new lease, open on chain; one whose opening was interrupted is finished instead.
+
+        Raises OfferMismatch, AccountTooLow, StoreError.
+        """
         with self._lock, self._sender() as sender:
-            self._leases.finish_openings(sender)
+            for record in self._leases.finish_openings(sender):
+                if serves(record, offer, endpoint):
+                    return record
             state = self._client.offer(offer.provider, offer.offer_id)
             if state.version != offer.version or not state.is_open or not state.is_registered:
                 raise OfferMismatch(f"provider {offer.provider} has changed or closed its offer {offer.offer_id}")

@@ -18,7 +18,7 @@ from consumer.gateway.events import FailureClass, RouteFailed
 from consumer.lease_client import LeaseClient
 from consumer.offers import Offer
 from consumer.records import LeaseRecord
-from consumer.spending.desk import EXPIRY_MARGIN_S, LeaseDesk, Wish
+from consumer.spending.desk import EXPIRY_MARGIN_S, LeaseDesk, Wish, serves
 from consumer.spending.lease_notes import LeaseNote, LeaseNotes, Stage
 from consumer.spending.settings import LeaseSettings
 from consumer.store import Store
@@ -194,9 +194,8 @@ class LeaseKeeper:
         kept = self._best.get((offer.provider, offer.offer_id))
         if kept is None or kept.stage is not Stage.OPEN:
             return None
-        record = kept.record
-        fits = (record.version, record.endpoint, record.tls_pin) == (offer.version, endpoint.url, endpoint.tls_pin)
-        return kept if fits and record.expiry - EXPIRY_MARGIN_S > self._clock.now() else None
+        is_young = kept.record.expiry - EXPIRY_MARGIN_S > self._clock.now()
+        return kept if is_young and serves(kept.record, offer, endpoint) else None
 
     def _ready(self, wanted: Wanted, needed: int) -> LeaseClient | None:
         kept = self._usable(wanted)

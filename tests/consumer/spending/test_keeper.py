@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,18 @@ def stall(market: LiveMarket) -> Stall:
 
 def on_chain(stall: Stall, client: LeaseClient) -> Lease:
     return stall.market.client.lease(client.record.lease_id)
+
+
+def heard(monkeypatch: pytest.MonkeyPatch, name: str) -> asyncio.Event:
+    """Set when the desk begins to do this."""
+    event, loop, original = asyncio.Event(), asyncio.get_running_loop(), getattr(LeaseDesk, name)
+
+    def noticed(*arguments: Any) -> Any:
+        loop.call_soon_threadsafe(event.set)
+        return original(*arguments)
+
+    monkeypatch.setattr(LeaseDesk, name, noticed)
+    return event
 
 
 async def refused(spending: Spending, wanted: Wanted, needed: int) -> RouteFailed:
@@ -112,11 +125,14 @@ async def test_a_lease_that_runs_low_is_topped_up_beside_the_request(stall: Stal
         assert on_chain(stall, client).deposit == usdc("1.6")
 
 
-async def test_a_request_that_goes_away_leaves_its_opening_to_the_next(stall: Stall, tmp_path: Path) -> None:
+async def test_a_request_that_goes_away_leaves_its_opening_to_the_next(
+    stall: Stall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted, before = stall.publish(), stall.opened
+    begun = heard(monkeypatch, "open")
     async with running(config_of(stall.market, tmp_path)) as spending:
         first = asyncio.create_task(spending.keeper.client_for(wanted, SMALL))
-        await asyncio.sleep(0)
+        await begun.wait()
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         assert first.cancelled()
@@ -253,6 +269,12 @@ async def test_nothing_is_signed_for_beyond_the_budget(stall: Stall, tmp_path: P
         await client.book.authorise(draft(usdc("2")))
 
 
+def back(proxy: TcpProxy) -> None:
+    """Ends an outage, if there is one."""
+    proxy.cut()
+    proxy.restore()
+
+
 async def die(folder: Path, needed: int, moment: str) -> None:
     """A gateway that wants this much room and is killed at this moment."""
     process = await asyncio.create_subprocess_exec(
@@ -261,14 +283,43 @@ async def die(folder: Path, needed: int, moment: str) -> None:
     assert await process.wait() == -signal.SIGKILL
 
 
+async def test_what_became_of_leases_is_known_without_the_chain(stall: Stall, tmp_path: Path) -> None:
+    topped_up, closed = stall.publish(), stall.publish()
+    with TcpProxy(stall.market.node.port) as proxy:
+        config = config_of(stall.market, tmp_path, proxy.url, amount="1 USDC", top_up_below=0)
+        async with running(config) as spending:
+            await spending.keeper.client_for(closed, SMALL)
+            await spending.keeper.close_all()
+            client = await spending.keeper.client_for(topped_up, SMALL)
+            await client.book.authorise(draft(usdc("0.9")))
+            await spending.keeper.client_for(topped_up, usdc("1"))
+        proxy.cut()
+        async with running(config) as spending:
+            assert not spending.keeper.has_room(closed, SMALL)
+            client = await spending.keeper.client_for(topped_up, usdc("1"))
+            assert client.room() == usdc("1")
+
+
+@pytest.fixture(params=["the chain is there", "the chain comes back after the start"])
+def proxy(request: pytest.FixtureRequest, stall: Stall) -> Iterator[TcpProxy]:
+    """What a gateway reaches the chain through."""
+    with TcpProxy(stall.market.node.port) as found:
+        if "comes back" in request.param:
+            found.cut()
+        yield found
+
+
 @pytest.mark.parametrize("moment", [moment for moment in MOMENTS if "topping" not in moment])
-async def test_a_kill_never_makes_two_leases_of_one_wish(stall: Stall, tmp_path: Path, moment: str) -> None:
+async def test_a_kill_never_makes_two_leases_of_one_wish(
+    stall: Stall, tmp_path: Path, proxy: TcpProxy, moment: str
+) -> None:
     wanted, before = stall.publish(), stall.opened
     config = config_of(stall.market, tmp_path, amount="1 USDC")
     (tmp_path / "config.json").write_text(config.model_dump_json())
     (tmp_path / "wanted.json").write_text(wanted.to_json())
     await die(tmp_path, SMALL, moment)
-    async with running(config) as spending:
+    async with running(config.model_copy(update={"rpc": [proxy.url]})) as spending:
+        back(proxy)
         client = await spending.keeper.client_for(wanted, SMALL)
         assert on_chain(stall, client).deposit == usdc("1")
         assert len(spending.keeper.figures()) == 1
@@ -277,7 +328,7 @@ async def test_a_kill_never_makes_two_leases_of_one_wish(stall: Stall, tmp_path:
 
 
 @pytest.mark.parametrize("moment", [moment for moment in MOMENTS if "topping" in moment])
-async def test_a_kill_never_tops_up_twice(stall: Stall, tmp_path: Path, moment: str) -> None:
+async def test_a_kill_never_tops_up_twice(stall: Stall, tmp_path: Path, proxy: TcpProxy, moment: str) -> None:
     wanted, account = stall.publish(), stall.account
     config = config_of(stall.market, tmp_path, amount="1 USDC", top_up_below=0)
     async with running(config) as spending:
@@ -286,7 +337,8 @@ async def test_a_kill_never_tops_up_twice(stall: Stall, tmp_path: Path, moment: 
     (tmp_path / "config.json").write_text(config.model_dump_json())
     (tmp_path / "wanted.json").write_text(wanted.to_json())
     await die(tmp_path, usdc("0.5"), moment)
-    async with running(config) as spending:
+    async with running(config.model_copy(update={"rpc": [proxy.url]})) as spending:
+        back(proxy)
         client = await spending.keeper.client_for(wanted, usdc("0.5"))
         assert client.book.deposit == on_chain(stall, client).deposit == usdc("1.9")
     assert stall.account == account - usdc("1.9")
@@ -303,14 +355,7 @@ async def test_an_interrupted_opening_that_the_chain_does_not_show_yet_is_waited
     try:
         await die(tmp_path, SMALL, "after sending")
         assert stall.opened == before
-        seen = asyncio.Event()
-        loop, original = asyncio.get_running_loop(), LeaseDesk.finish_openings
-
-        def noticed(desk: LeaseDesk) -> None:
-            loop.call_soon_threadsafe(seen.set)
-            original(desk)
-
-        monkeypatch.setattr(LeaseDesk, "finish_openings", noticed)
+        seen = heard(monkeypatch, "finish_openings")
 
         async def go_on() -> bytes:
             async with running(config) as spending:
