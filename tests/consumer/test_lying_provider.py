@@ -13,7 +13,7 @@ from consumer.lease_client import Question, Text
 from consumer.tokenizer import PromptCounter
 from protocol.headers import RefusalCode
 from tests.consumer.buyer import MESSAGES, PROMPT, Buyer, record_of
-from tests.support.lies import Lies, ReceiptLies
+from tests.support.lies import Lies, ReceiptLies, name_of
 from tests.support.lying_provider import TEXT, Identity, LyingProvider
 from tests.support.provider_stack import DOMAIN, NODE, PROVIDER, SESSION, TestClock, make_lease, make_offer
 from tests.support.waiting import until
@@ -80,7 +80,7 @@ async def test_what_looks_honest_is_paid_to_the_last_unit(tmp_path: Path, counte
         (Lies(silent_token_at=3), "text", 0),
         (Lies(silent_token_at=PART + 3), "text", PART),
     ],
-    ids=repr,
+    ids=lambda value: name_of(value) if isinstance(value, Lies) else None,
 )
 async def test_a_lie_is_found_and_only_what_came_before_it_is_paid(
     tmp_path: Path, counter: PromptCounter, lies: Lies, field: str, paid: int
@@ -95,7 +95,7 @@ async def test_a_lie_is_found_and_only_what_came_before_it_is_paid(
 @pytest.mark.parametrize(
     "lies",
     [Lies(cut_after_tokens=12), Lies(half_closes_after=12), Lies(cut_after_bytes=4000)],
-    ids=repr,
+    ids=name_of,
 )
 async def test_a_cut_answer_is_paid_by_its_stored_receipt(tmp_path: Path, counter: PromptCounter, lies: Lies) -> None:
     async with dealing(tmp_path, counter, lies) as found:
@@ -115,7 +115,7 @@ async def test_without_final_receipt_the_last_part_is_paid(tmp_path: Path, count
         assert found.buyer.cumulative == cost(len(TEXT) // PART * PART)
 
 
-@pytest.mark.parametrize("lies", [Lies(is_silent=True), Lies(stalls_after=0), Lies(stalls_after=12)], ids=repr)
+@pytest.mark.parametrize("lies", [Lies(is_silent=True), Lies(stalls_after=0), Lies(stalls_after=12)], ids=name_of)
 async def test_a_silent_provider_is_left_and_paid_for_what_it_gave(
     tmp_path: Path, counter: PromptCounter, lies: Lies
 ) -> None:

@@ -1,6 +1,6 @@
 """The ways in which a provider of tests may be dishonest or break down, each a switch of its own."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from protocol import money
 from protocol.headers import Signed
@@ -68,6 +68,17 @@ class Lies:
     cut_after_bytes: int | None = None
     retry_after_s: int | None = None
     is_busy: bool = False
+
+
+def name_of(lies: Lies) -> str:
+    """The switches that are on, to tell tests apart."""
+    receipts = [f"receipts.{switch}" for switch in _switched(lies.receipts, ReceiptLies())]
+    return ",".join(receipts + [each for each in _switched(lies, Lies()) if not each.startswith("receipts=")]) or "none"
+
+
+def _switched(lies: Lies | ReceiptLies, none: Lies | ReceiptLies) -> list[str]:
+    values = {each.name: getattr(lies, each.name) for each in fields(lies)}
+    return [f"{name}={value}" for name, value in values.items() if value != getattr(none, name)]
 
 
 def _more(count: int, percent: int) -> int:

@@ -265,5 +265,6 @@ def _prompt_and_rest(seen: Seen, text: str) -> tuple[int, str]:
 
 
 def _read(tokens: list[int]) -> str:
-    """A prompt as its bytes read."""
-    return bytes(token - FIRST_BYTE_TOKEN for token in tokens if token >= FIRST_BYTE_TOKEN).decode(errors="replace")
+    """A prompt as it reads: bytes, but for the last token of the vocabulary, which is a space."""
+    codes = (token - FIRST_BYTE_TOKEN for token in tokens if token >= FIRST_BYTE_TOKEN)
+    return bytes(code if code < 256 else ord(" ") for code in codes).decode(errors="replace")
