@@ -7,6 +7,7 @@ so a renewed certificate keeps it. Consumers learn it from the provider's signed
 import datetime as dt
 import hashlib
 import ipaddress
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,20 @@ def ensure(folder: Path, hosts: Sequence[str]) -> TlsFiles:
         pem = _self_signed(key, hosts)
         write_whole(certificate_path, pem)
     return TlsFiles(certificate_path, key_path, pin_of(pem))
+
+
+def server_context(files: TlsFiles) -> ssl.SSLContext:
+    """What the server's connections are wrapped in. Raises ConfigError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    try:
+        context.load_cert_chain(files.certificate, files.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"the TLS certificate {files.certificate} and key {files.key} do not work: {error}"
+        ) from error
+    return context
 
 
 def pin_of(pem: bytes) -> str:

@@ -45,7 +45,7 @@ from provider.releasing import Releasing
 from provider.restoring import check_restored
 from provider.service import InferenceService, ServiceSettings
 from provider.settling import Settling, SettlingPolicy
-from provider.tls import tls_files
+from provider.tls import server_context, tls_files
 from provider.upkeep import Job, Upkeep
 
 _log = logging.getLogger(__name__)
@@ -138,10 +138,9 @@ class Worker:
                 settings = server_config(
                     EdgeGate(app, domain=self.domain, known_lease=self.service.leases.known, limits=limits),
                     limits,
+                    server_context(self._tls) if self._tls else None,
                     log_config=None,
                     timeout_graceful_shutdown=5,
-                    ssl_certfile=self._tls.certificate if self._tls else None,
-                    ssl_keyfile=self._tls.key if self._tls else None,
                 )
                 host, port = listening.getsockname()[:2]
                 scheme = "https" if self._tls else "http"

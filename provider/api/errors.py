@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.exceptions import InvalidHeader, UnsupportedVersion
@@ -107,6 +108,8 @@ class _NoSecretsInFailures:
 
         try:
             await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            return  # nobody is there to be told
         except Exception as error:  # noqa: BLE001
             _log.error("a request failed unexpectedly: %s", place_of(error))
             if scope["type"] == "http" and not has_started:

@@ -23,6 +23,8 @@ SEND_PROGRESS_BYTES = 16 * 1024
 """A stalled answer must shrink by so much within `send_timeout_s`, or be gone."""
 MAX_UNWANTED_BYTES = 256 * 1024
 """How much of a body is read after its request was answered."""
+MAX_FRAMING = 8
+"""How many bytes of chunk sizes, extensions and trailers go with one of a body; a chunk of one byte takes five."""
 
 _log = logging.getLogger("provider.guard.http")
 _log.setLevel(logging.ERROR)  # uvicorn writes a line for every malformed request, which anyone can send
@@ -55,6 +57,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_refused = False
         self._head_bytes = 0
         self._body_bytes = 0
+        self._framing_bytes = 0
         self._unwanted_bytes = 0
         self._since = 0.0
         self._deadline: asyncio.TimerHandle | None = None
@@ -63,17 +66,29 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # --- connections
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def enter(self, transport: asyncio.Transport) -> bool:
+        """Counts the connection, or says that there is no room for it."""
         peer = get_remote_addr(transport)
         address = address_key(peer[0]) if peer else ""
         if not self.admission.enter(address):
+            return False
+        self._address = address
+        return True
+
+    def leave(self) -> None:
+        """The connection is gone; again is no fault."""
+        if self._address is not None:
+            self.admission.leave(self._address)
+            self._address = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if self._address is None and not self.enter(transport):
             self._is_refused = True
             self.transport = transport
             self._turn_away()
             return
-        self._address = address
-        transport.set_write_buffer_limits(high=1)  # a TLS transport would never resume from 0
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=1)  # a TLS transport would never resume from 0
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -81,9 +96,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._stalled is not None:
             self._stalled.cancel()
         self.lingering.discard(self.transport)
-        if self._address is not None:
-            self.admission.leave(self._address)
-            self._address = None
+        self.leave()
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
@@ -96,14 +109,18 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
-        was_in_head = self._phase is _Phase.HEAD
+        phase, body_bytes = self._phase, self._body_bytes
         super().data_received(data)
         if self._is_refused or self.transport.is_closing():
             return
-        if was_in_head and self._phase is _Phase.HEAD:
+        if phase is self._phase is _Phase.HEAD:
             self._head_bytes += len(data)
+        elif phase is self._phase is _Phase.BODY:
+            self._framing_bytes += len(data) - (self._body_bytes - body_bytes)
         if self._head_bytes > self.limits.head_bytes:
             self._refuse(431)
+        elif self._framing_bytes > self.limits.head_bytes + MAX_FRAMING * self._body_bytes:
+            self._refuse(400)
         elif self._deadline is None:
             if self._phase is _Phase.BODY:
                 self._watch_body()
@@ -128,6 +145,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._phase = _Phase.BODY
         self._head_bytes = 0
         self._body_bytes = 0
+        self._framing_bytes = 0
         self._unwanted_bytes = 0
         self._since = self.loop.time()
         super().on_headers_complete()

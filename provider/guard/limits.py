@@ -14,6 +14,8 @@ class GuardLimits:
 
     connections: int = 1024
     connections_per_address: int = 64
+    handshake_timeout_s: float = 10.0
+    closing_timeout_s: float = 5.0
     head_timeout_s: float = 10.0
     head_bytes: int = 16 * 1024
     head_fields: int = 64

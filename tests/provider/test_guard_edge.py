@@ -14,7 +14,7 @@ from provider.exceptions import Refusal
 from provider.guard import GuardLimits
 from provider.limits import RequestRates
 from provider.offers import Offer
-from tests.support.provider_stack import ProviderStack, make_offer, provider_stack
+from tests.support.provider_stack import OWNER, ProviderStack, make_offer, provider_stack
 from tests.support.raw_connection import RawConnection
 from tests.support.raw_gateway import Prepared, RawGateway, chat_body, prepare, refusal_code, sign
 from tests.support.waiting import until
@@ -153,6 +153,27 @@ def _offer(per_minute: int) -> Offer:
     offer = make_offer()
     caps = {**offer.document["caps"], "requests_per_minute": per_minute}
     return replace(offer, document={**offer.document, "caps": caps})
+
+
+async def test_requests_a_minute_of_the_terms_over_http(tmp_path: Path) -> None:
+    """Beyond them a lease, and its owner under another lease, waits as long as the answer says; others do not."""
+    async with provider_stack(tmp_path, offer=_offer(3), guard=GuardLimits(), credit=10**6) as stack:
+        lease = stack.add_lease(owner=OWNER)
+        same_owner, other = stack.add_lease(owner=OWNER), stack.add_lease()
+        async with RawGateway(stack.url) as gateway:
+
+            async def ask(lease_id: bytes, seq: int) -> httpx.Response:
+                return await gateway.post(prepare(lease_id, seq=seq, body=chat_body(max_tokens=1)))
+
+            assert [(await ask(lease.lease_id, seq)).status_code for seq in range(3)] == [200] * 3
+            for lease_id in (lease.lease_id, same_owner.lease_id):
+                refused = await ask(lease_id, 3)
+                assert (refused.status_code, refusal_code(refused)) == (429, "busy")
+                assert 0 < int(refused.headers["retry-after"]) <= 20
+                assert refused.headers["x-should-retry"] == "true"
+            assert (await ask(other.lease_id, 3)).status_code == httpx.codes.OK
+        assert stack.ledger.account(same_owner.lease_id).served == 0
+        assert stack.ledger.account(lease.lease_id).highest_seq == 2
 
 
 def test_rates_are_each_leases_and_each_owners() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,7 +14,9 @@ from tests.support.waiting import until
 
 
 @asynccontextmanager
-async def serve(app: ASGIApp, guard: GuardLimits | None = None, **socket_options: int) -> AsyncIterator[str]:
+async def serve(
+    app: ASGIApp, guard: GuardLimits | None = None, tls: ssl.SSLContext | None = None, **socket_options: int
+) -> AsyncIterator[str]:
     """An ASGI application on a port of its own; gives its address. `socket_options` are of SOL_SOCKET, by name."""
     listening = socket.socket()
     for name, value in socket_options.items():
@@ -21,14 +24,16 @@ async def serve(app: ASGIApp, guard: GuardLimits | None = None, **socket_options
     listening.bind(("127.0.0.1", 0))
     if guard is None:
         config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=2)
+        config.load()
+        config.ssl = tls
     else:
-        config = server_config(app, guard, timeout_graceful_shutdown=2)
+        config = server_config(app, guard, tls, timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     task = asyncio.create_task(server.serve(sockets=[listening]))
     await until(lambda: server.started)
     try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         await task
