@@ -19,5 +19,7 @@ inputs=("${sets[@]/#/requirements/}")
 for name in "${sets[@]}"; do
   .uv/bin/uv pip compile "${common[@]}" --generate-hashes --constraint "$all" "requirements/$name.in" --output-file "requirements/$name.txt"
 done
-.uv/bin/uv pip compile "${common[@]}" --generate-hashes requirements/uv.in --output-file requirements/uv.txt
+for name in uv litellm; do
+  .uv/bin/uv pip compile "${common[@]}" --generate-hashes "requirements/$name.in" --output-file "requirements/$name.txt"
+done
 npm install --package-lock-only --ignore-scripts --no-audit --no-fund
