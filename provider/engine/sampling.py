@@ -8,6 +8,7 @@ token it does not allow, so no token gets there unchecked.
 import codecs
 import ctypes
 import math
+import time
 from typing import Any
 
 import llama_cpp
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from provider.engine.errors import GenerationError
 from provider.engine.llama import Model
+from provider.engine.patience import Patience
 from provider.engine.request import Request
 
 Logits = npt.NDArray[np.float32]
@@ -29,6 +31,7 @@ class Sampler:
     def __init__(self, model: Model, request: Request, context: int) -> None:
         """`context` in tokens: how far back penalties look. Raises GenerationError `bad_schema`."""
         self._grammar = _Grammar(model, request.grammar) if request.grammar is not None else None
+        self._patience = Patience()
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         penalises = bool(request.frequency_penalty or request.presence_penalty)
         self._takes_highest = not penalises and request.temperature <= 0
@@ -47,16 +50,20 @@ class Sampler:
         self._add(llama_cpp.llama_sampler_init_dist(request.seed & 0xFFFF_FFFF))
 
     def choose(self, context: Any, index: int, logits: Logits) -> int:
-        """The token after batch row `index`. Raises GenerationError `engine_failed` where the grammar is at a loss."""
+        """The token after batch row `index`. Raises GenerationError `engine_failed` where the grammar is at a loss,
+        `bad_schema` where it takes too long.
+        """
         if self._grammar is None and self._takes_highest:
             return int(logits.argmax())  # as llama.cpp's greedy sampler, which copies all logits first
         if self._grammar is None:
             return int(llama_cpp.llama_sampler_sample(self._chain, context, index))
+        started = time.thread_time()
         token = self._select(_candidates(logits))
         if not self._grammar.allows(token):
             token = self._choose_allowed(self._grammar, logits)
         llama_cpp.llama_sampler_accept(self._chain, token)
         self._grammar.accept(token)
+        self._patience.spend(time.thread_time() - started)
         return token
 
     def close(self) -> None:

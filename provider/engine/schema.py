@@ -5,13 +5,14 @@ and unknown `format`s restrict nothing. `oneOf` is read as `anyOf`. `$ref` works
 
 What is bounded, and why: llama.cpp checks a grammar by recursion over all its readings, so its work grows with the
 power of what is ambiguous (up to 16 object forms in a union, one form of everything else), and it looks for left
-recursion by walking every path of unions (`MAX_ALTERNATIVES`).
+recursion by walking every path of unions (`MAX_ALTERNATIVES`). It follows all readings of an answer (`readings`).
 """
 
 import json
 from typing import Any
 
 from provider.engine.errors import GenerationError
+from provider.engine.readings import check_readings
 
 MAX_BYTES = 32 * 1024
 MAX_DEPTH = 24
@@ -72,6 +73,7 @@ class _Strict:
         root = self._node(self._root, 0) if set(self._root) - _ANNOTATIONS else {"type": "object"}
         strict = {**root, "$defs": self._definitions} if self._definitions else root
         _Unions(strict).check()
+        check_readings(strict)
         return strict
 
     def _node(self, schema: Any, depth: int) -> dict[str, Any]:

@@ -74,6 +74,66 @@ def test_what_cannot_be_kept_is_refused_quickly(schema: dict[str, Any]) -> None:
     assert time.process_time() - started < QUICK_S
 
 
+def forms_of(count: int, value: dict[str, Any], *required: str) -> list[dict[str, Any]]:
+    """Objects that begin alike, and end differently."""
+    return [
+        {"type": "object", "properties": {"a": value, f"b{number}": {"type": "null"}}, "required": ["a", *required]}
+        for number in range(count)
+    ]
+
+
+def expression(*, tells_first: bool) -> dict[str, Any]:
+    """A tree whose nodes say what they are, first or last."""
+    inner = {"$ref": "#/$defs/node"}
+    nodes = []
+    for kind in ("sum", "product", "difference"):
+        said = {"kind": {"const": kind}}
+        members = {"left": inner, "right": inner}
+        properties = {**said, **members} if tells_first else {**members, **said}
+        nodes.append({"type": "object", "properties": properties, "required": list(properties)})
+    return {"$defs": {"node": {"anyOf": [*nodes, {"type": "number"}]}}, "$ref": "#/$defs/node"}
+
+
+BRANCHING: dict[str, dict[str, Any]] = {
+    "a union within itself": {"$defs": {"A": {"anyOf": forms_of(2, {"$ref": "#/$defs/A"})}}, "$ref": "#/$defs/A"},
+    "unions within unions": {"anyOf": forms_of(5, {"anyOf": forms_of(4, {"type": "string"})})},
+    "through an array": {
+        "$defs": {"A": {"anyOf": forms_of(2, {"type": "array", "items": {"$ref": "#/$defs/A"}})}},
+        "$ref": "#/$defs/A",
+    },
+    "by two names": {
+        "$defs": {
+            "A": {"anyOf": forms_of(2, {"$ref": "#/$defs/B"})},
+            "B": {"anyOf": forms_of(2, {"$ref": "#/$defs/A"})},
+        },
+        "$ref": "#/$defs/A",
+    },
+    "any object, or one": {"$defs": {"A": {"anyOf": [{"type": "object"}, *forms_of(1, {"$ref": "#/$defs/A"})]}}}
+    | {"$ref": "#/$defs/A"},
+    "a tree told apart at its end": expression(tells_first=False),
+}
+
+
+@pytest.mark.parametrize("schema", BRANCHING.values(), ids=BRANCHING.keys())
+def test_a_schema_with_ever_more_readings_is_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(GenerationError, match="readings open"):
+        gbnf(JsonOutput(schema))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        expression(tells_first=True),
+        {"anyOf": forms_of(16, {"type": "string"})},
+        {"anyOf": forms_of(4, {"anyOf": forms_of(4, {"type": "string"})})},
+        {"$defs": {"n": {"anyOf": [*forms_of(1, {"$ref": "#/$defs/n"}), {"type": "null"}]}}, "$ref": "#/$defs/n"},
+    ],
+    ids=["a tree told apart at once", "sixteen", "four by four", "a list"],
+)
+def test_a_schema_with_few_readings_is_kept(schema: dict[str, Any], model: Model) -> None:
+    assert parses(gbnf(JsonOutput(schema)), model)
+
+
 USUAL: dict[str, dict[str, Any]] = {
     "any object": {},
     "tree": {
