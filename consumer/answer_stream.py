@@ -21,11 +21,11 @@ MAX_LINE_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class Choices:
-    """The entries of a chunk's `choices`, the text in them, and the ids of the tokens that came before it."""
+    """The entries of a chunk's `choices`, the text in them, and the tokens that came before it."""
 
     entries: list[dict[str, Any]]
     text: str
-    tokens: list[int]
+    tokens: list[StreamToken]
 
 
 Item = Choices | Signed[Receipt] | Exposure
@@ -41,7 +41,7 @@ class AnswerStream:
     def __init__(self, answer: Answer, path: str = CHAT) -> None:
         self.answer = answer
         self.path = path
-        self._tokens: list[int] = []
+        self._tokens: list[StreamToken] = []
         self.failure: str | None = None
         self.finish_reason = ""
         self._is_in_event = False
@@ -63,7 +63,7 @@ class AnswerStream:
             raise ProviderFailed(f"the provider sent a malformed line: {error}") from error
         if isinstance(ours, StreamToken):
             self.answer.add(ours, self.elapsed_ms())
-            self._tokens.append(ours.token_id)
+            self._tokens.append(ours)
             return []
         return [] if ours is None else [ours]
 
@@ -86,7 +86,7 @@ class AnswerStream:
             raise ProviderFailed("the provider sent a malformed chunk") from error
         return [Choices(entries, text, self._new_tokens())] if entries else []
 
-    def _new_tokens(self) -> list[int]:
+    def _new_tokens(self) -> list[StreamToken]:
         tokens, self._tokens = self._tokens, []
         return tokens
 

@@ -19,6 +19,11 @@ def _silent(_level: int, _text: bytes, _user_data: ctypes.c_void_p) -> None:
     """llama.cpp describes every file it opens; failures come back as return values."""
 
 
+def silence() -> None:
+    """llama.cpp keeps quiet from now on."""
+    llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
+
+
 class PromptCounter:
     """The tokenizer of one model file."""
 
@@ -26,7 +31,7 @@ class PromptCounter:
         """Raises TokenizerUnusable if the file is missing, no GGUF file, or without chat template."""
         if not model.is_file():
             raise TokenizerUnusable(f"{model} does not exist")
-        llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
+        silence()
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = True

@@ -1,8 +1,11 @@
 """What a route brings while it answers, the same for market, local and upstream routes. Amounts in token base units."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from protocol.stream import StreamToken
 
 
 class FailureClass(StrEnum):
@@ -75,9 +78,13 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One entry of `choices` as a stream of the asked path has it (`delta`, or `text` for completions)."""
+    """One entry of `choices` as a stream of the asked path has it (`delta`, or `text` for completions).
+
+    `tokens` are those that a market route gave for it.
+    """
 
     entry: dict[str, Any]
+    tokens: Sequence[StreamToken] = ()
 
 
 @dataclass(frozen=True)

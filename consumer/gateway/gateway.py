@@ -11,6 +11,8 @@ from consumer.gateway.events import Asked, Part, Routed
 from consumer.gateway.hedging import HedgeBudget
 from consumer.gateway.local import Locals
 from consumer.gateway.market import MarketRoutes
+from consumer.gateway.probing import Probing
+from consumer.gateway.references import References, load_known
 from consumer.gateway.upstream import Upstreams
 from consumer.gateway.ways import Ways
 from consumer.routing.breaker import Breaker
@@ -53,6 +55,16 @@ class Gateway:
         market = MarketRoutes(self._spending.keeper, self._spending.tokenizers, symbols, idle_s)
         hedge = HedgeBudget(config.hedge, self._spending.clock.now) if config.hedge.after_ms else None
         self._dispatcher = Dispatcher(self._router, Ways(market, self._locals, self._upstreams), hedge)
+        answers = config.gateway.canary_answers
+        models = [*(local.path for local in config.local.values()), *config.tokenizer_files]
+        self._probing = Probing(
+            config.gateway.canary_s,
+            candidates=lambda: self._catalogue.candidates,
+            is_used=self._spending.keeper.is_used,
+            dispatcher=self._dispatcher,
+            health=self._health,
+            references=References(models, load_known(answers) if answers else None),
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -64,7 +76,8 @@ class Gateway:
         """Takes up the leases of earlier runs and looks for offers. Raises StoreError."""
         await self._spending.start()
         await self._catalogue.refresh()
-        self._tasks = [asyncio.create_task(self._catalogue.run()), asyncio.create_task(self._health.run())]
+        work = (self._catalogue.run(), self._health.run(), self._probing.run())
+        self._tasks = [asyncio.create_task(each) for each in work]
 
     async def stop(self) -> None:
         """Ends what is on its way; leases stay open."""
@@ -96,6 +109,7 @@ class Gateway:
         """Routes, leases and budgets, for people; amounts in base units."""
         return {
             "routes": self._health.shown(),
+            "canaries": self._probing.shown(),
             "offers": [_offer(candidate) for candidate in self._catalogue.candidates],
             "leases": [
                 {

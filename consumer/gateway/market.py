@@ -107,11 +107,13 @@ class MarketRoutes:
                 async for event in _timely(events, self._idle_timeout_s):
                     match event:
                         case Choices():
-                            progress.first = progress.first or time.monotonic()
+                            if event.tokens:
+                                progress.first = progress.first or time.monotonic()
                             delivered.text += event.text
-                            delivered.tokens += event.tokens
-                            for entry in event.entries:
-                                yield Chunk(entry if path == asked.path else as_chat(entry))
+                            delivered.tokens += [token.token_id for token in event.tokens]
+                            for number, entry in enumerate(event.entries):
+                                tokens = () if number else event.tokens
+                                yield Chunk(entry if path == asked.path else as_chat(entry), tokens)
                         case Checked():
                             progress.receipt = event.receipt.message
                         case End():

@@ -1,6 +1,6 @@
 """The gateway's tables of the consumer's configuration.
 
-[gateway]       host = "127.0.0.1", port = 8411 (0: any), idle_timeout_s = 30
+[gateway]       host = "127.0.0.1", port = 8411 (0: any), idle_timeout_s = 30, canary_s = 3600 (0: never)
 [local.NAME]    path = "model.gguf", context = 4096, threads = 2
 [hedge]         after_ms = 0 (off), max_extra = "0.10 USDC" a day
 [upstream.NAME] url = "https://host/v1", key_env = "NAME_KEY" or key_file = "key.txt", models = ["a", "b"]
@@ -17,7 +17,11 @@ _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class GatewaySettings(Settings):
-    """`allowed_hosts` are further names by which applications reach the gateway, such as host.docker.internal."""
+    """`allowed_hosts` are further names by which applications reach the gateway, such as host.docker.internal.
+
+    Providers with leases in use are probed about every `canary_s` seconds; `canary_answers` are recorded answers of
+    models whose files are not here, see `consumer.gateway.references`.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(default=8411, ge=0, le=65535)
@@ -26,6 +30,8 @@ class GatewaySettings(Settings):
     max_requests: int = Field(default=256, ge=1)
     max_body_mb: int = Field(default=16, ge=1)
     drain_s: int = Field(default=30, ge=0)
+    canary_s: float = Field(default=3600.0, ge=0)
+    canary_answers: LocalPath | None = None
 
 
 class HedgeSettings(Settings):

@@ -37,6 +37,7 @@ MAX_ERROR = 80
 SAVED_EVERY_S = 60.0
 EXPECTED_FOR_S = 1.0
 FINISHED = "finished"
+SWAPPED = "swapped_model"
 _COUNTED = frozenset(
     {
         FailureClass.UNREACHABLE,
@@ -93,6 +94,13 @@ class RouteHealth:
     def trust(self, now: float) -> float:
         """From 1 for who was never caught down to 0."""
         return 1.0 - self.distrust * faded(now - self.distrusted_at, TRUST_HALF_LIFE_S)
+
+    @property
+    def distrusted_for(self) -> str:
+        """Why there is little trust."""
+        if self.outcomes[SWAPPED]:
+            return "another model than the one that is sold was found behind it"
+        return "it was caught giving false answers"
 
     def lower_trust(self, left: float, now: float) -> None:
         """Leaves this part of the trust there was."""
@@ -159,8 +167,8 @@ class Health:
     def swapped(self, route: str) -> None:
         """Another model than the one sold was found behind a route."""
         health, now = self._touched(route)
-        health.outcomes["swapped_model"] += 1
-        health.errors.append((now, "swapped_model"))
+        health.outcomes[SWAPPED] += 1
+        health.errors.append((now, SWAPPED))
         health.lower_trust(SWAP, now)
 
     def shown(self) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from consumer.exceptions import TokenizerUnusable
 from consumer.routing.canary import Compared, Known
+from consumer.tokenizer import silence
 from protocol.stream import StreamToken
 
 CONTEXT = 2048
@@ -25,6 +27,7 @@ class LocalReference:
 
     def __init__(self, path: Path) -> None:
         """Raises TokenizerUnusable."""
+        silence()
         llama_cpp.llama_backend_init()
         self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), llama_cpp.llama_model_default_params())
         if not self._model:
@@ -36,11 +39,16 @@ class LocalReference:
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
         self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
+        self._lock = threading.Lock()
+        self._is_closed = False
 
     def close(self) -> None:
-        """Frees the memory."""
-        llama_cpp.llama_free(self._context)
-        llama_cpp.llama_model_free(self._model)
+        """Frees the memory, once a comparison that runs in another thread has ended."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                llama_cpp.llama_free(self._context)
+                llama_cpp.llama_model_free(self._model)
 
     def compare(self, prompt: str, answered: Sequence[StreamToken]) -> list[Compared]:
         """Teacher forcing: what the model thinks of each answered token, given those before it. Blocks."""
@@ -48,7 +56,8 @@ class LocalReference:
         fitting = [token for token in answered[: CONTEXT - len(given)] if 0 <= token.token_id < self.size]
         if not fitting or len(fitting) < len(answered):
             return [Compared(agrees=False)]
-        rows = self._logprobs(given + [token.token_id for token in fitting[:-1]], len(fitting))
+        with self._lock:
+            rows = self._logprobs(given + [token.token_id for token in fitting[:-1]], len(fitting))
         return [
             Compared(int(row.argmax()) == token.token_id, abs(_thousandths(row[token.token_id]) - token.logprob))
             for row, token in zip(rows, fitting, strict=True)
@@ -71,6 +80,8 @@ class LocalReference:
 
     def _logprobs(self, tokens: list[int], last: int, known: int = 0) -> list[npt.NDArray[np.float64]]:
         """Log-probabilities after each of the `last` tokens, which follow on `known` ones evaluated before."""
+        if self._is_closed:
+            raise TokenizerUnusable("the model is closed")
         llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self._context), 0, known, -1)
         rows: list[npt.NDArray[np.float64]] = []
         batch = llama_cpp.llama_batch_init(_PIECE_OF, 0, 1)

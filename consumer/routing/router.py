@@ -128,7 +128,7 @@ class Router:
         if route.candidate is not None:
             reasons = (*reasons, *self._limits.of_request(route.candidate, needs))
             if self._health.of(route.name).expected(self._health.now()).trust < LEAST_TRUST:
-                reasons = (*reasons, "it was caught giving false answers")
+                reasons = (*reasons, self._health.of(route.name).distrusted_for)
         cooldown = self._breaker.cooldown(route.name)
         if cooldown is None:
             return Excluded(route, reasons) if reasons else None

@@ -150,6 +150,11 @@ class LeaseKeeper:
         kept = self._usable(wanted)
         return kept is not None and kept.client.room() >= needed
 
+    def is_used(self, wanted: Wanted) -> bool:
+        """Whether something was bought under the lease of an offer."""
+        kept = self._usable(wanted)
+        return kept is not None and kept.client.book.owed > 0
+
     def forget(self, client: LeaseClient) -> None:
         """The provider says that this lease takes no more requests: the next one gets another."""
         kept = self._kept.get(client.record.lease_id)

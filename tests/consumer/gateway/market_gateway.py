@@ -28,17 +28,22 @@ class Running:
     key: str
 
 
-def write_config(market: LiveMarket, folder: Path, providers: Sequence[str], more: str = "") -> Path:
-    """A consumer's folder; account 2 owns it and has money in the escrow already."""
+def write_config(
+    market: LiveMarket, folder: Path, providers: Sequence[str], more: str = "", tokenizer: Path | None = None
+) -> Path:
+    """A consumer's folder; account 2 owns it and has money in the escrow. Canaries only where `more` says so."""
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder / "owner.json"
     if not owner.exists():
         keystore.save(owner, signer_of(2), PASSWORD, scrypt_n=SCRYPT_N)
+    if "canary_s" not in more:
+        off = "[gateway]\ncanary_s = 0\n"
+        more = more.replace("[gateway]\n", off) if "[gateway]" in more else more + "\n" + off
     path = folder / "consumer.toml"
     path.write_text(
         f"""rpc = ["{market.node.url}"]
 deployment = "{market.deployment_file}"
-tokenizers = ["{tiny_model()}"]
+tokenizers = ["{tokenizer or tiny_model()}"]
 providers = {list(providers)!r}
 {more}
 """
@@ -47,9 +52,11 @@ providers = {list(providers)!r}
 
 
 @asynccontextmanager
-async def running(market: LiveMarket, folder: Path, providers: Sequence[str], more: str = "") -> AsyncIterator[Running]:
+async def running(
+    market: LiveMarket, folder: Path, providers: Sequence[str], more: str = "", tokenizer: Path | None = None
+) -> AsyncIterator[Running]:
     """Runs it in this process until the end of the block; `more` is added to its configuration."""
-    config = ConsumerConfig.load(write_config(market, folder, providers, more))
+    config = ConsumerConfig.load(write_config(market, folder, providers, more, tokenizer))
     session = Session(config, PASSWORD, scrypt_n=SCRYPT_N)
     gateway = Gateway(session, config)
     await gateway.start()

@@ -163,12 +163,16 @@ async def test_failures__lower_the_rank_once_the_cooldown_is_over() -> None:
 async def test_lies__leave_a_route_out__until_trust_has_come_back() -> None:
     made = await routing(candidate(1), candidate(2))
     route = made.router.plan(parse_model("provider/1/small"), Needs()).routes[0]
-    made.health.swapped(route.name)
+    for _ in range(3):
+        made.health.failed(route.name, FailureClass.BAD_OUTPUT, "cost")
     plan = made.router.plan(parse_model("small"), Needs())
     assert providers(plan) == [2]
     assert (plan.excluded[0].reasons, plan.retry_after_s) == (("it was caught giving false answers",), None)
     made.clock.at += 30 * 86_400
     assert providers(made.router.plan(parse_model("small"), Needs())) == [2, 1]
+    made.health.swapped(route.name)
+    told = made.router.plan(parse_model("small"), Needs()).excluded[0].reasons
+    assert told == ("another model than the one that is sold was found behind it",)
 
 
 async def test_half_open__one_trial_until_its_outcome() -> None:
