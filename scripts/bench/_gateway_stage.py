@@ -142,6 +142,7 @@ tokenizers = ["{tiny_model()}"]
 providers = ["{mock.url}"]
 [gateway]
 port = 0
+canary_s = 0
 [budget]
 per_day = ["1000 USDC"]
 [leases]

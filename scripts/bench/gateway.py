@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from consumer.records import RequestState
 from consumer.store import Store
 from protocol import money
 from scripts.bench import Report
@@ -62,13 +63,16 @@ def check_records(folder: Path, stall: Stall, asked: int) -> None:
     store = Store(folder / "data" / "consumer.sqlite", stall.market.domain)
     try:
         (record,) = store.leases()
-        receipts = [store.final_receipt(record.lease_id, seq) for seq in range(asked)]
+        states = {each.seq: store.state(record.lease_id, each.seq) for each in store.spending()}
+        receipts = [store.final_receipt(record.lease_id, seq) for seq in states]
         highest = store.highest_voucher(record.lease_id)
         assert highest is not None
         costs = [money.receipt_cost(record.terms, receipt.message) for receipt in receipts if receipt is not None]
-        if len(costs) != asked or highest.message.cumulative != sum(costs) or store.promised(record.lease_id):
+        others = [f"{seq} is {state}" for seq, state in states.items() if state is not RequestState.SETTLED]
+        if len(costs) != asked or highest.message.cumulative != sum(costs) or others:
             raise AssertionError(
-                f"{len(costs)} of {asked} requests are on disk, {highest.message.cumulative} is signed for"
+                f"of {asked} requests {len(costs)} are settled on disk at {sum(costs)}, signed for is "
+                f"{highest.message.cumulative}; {', '.join(others) or 'no others'}"
             )
     finally:
         store.close()
