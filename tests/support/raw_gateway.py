@@ -3,7 +3,7 @@
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,7 +141,7 @@ class RawGateway:
             pass
         return received
 
-    async def lines(self, prepared: Prepared, received: Received) -> AsyncIterator[str]:
+    async def lines(self, prepared: Prepared, received: Received) -> AsyncGenerator[str, None]:
         """The stream's lines, fed into `received` as they come."""
         async with self.http.stream(
             "POST", prepared.path, content=prepared.body, headers=prepared.headers()
