@@ -68,3 +68,34 @@ def test_pinned__renewed_certificate__is_still_the_same_key(tmp_path: Path, monk
     monkeypatch.undo()
     with tls_server(tmp_path) as renewed:
         assert fetch(renewed, pinned_context(published)) == "hello"
+
+
+async def test_pinned__a_pooled_connection_that_reconnects_to_another_key__sends_nothing(tmp_path: Path) -> None:
+    """The honest server goes, and a thief takes its port; the control reads what a client without the pin sends it."""
+    clients = {}
+    with tls_server(tmp_path / "honest") as honest:
+        for name, context in (("pinned", pinned_context(honest.pin)), ("trusting", unchecked_context())):
+            clients[name] = (
+                httpx.Client(verify=context, trust_env=False),
+                httpx.AsyncClient(verify=context, trust_env=False),
+            )
+            for _ in range(2):
+                assert clients[name][0].get(f"{honest.url}/question").text == "hello"
+                assert (await clients[name][1].get(f"{honest.url}/question")).text == "hello"
+        port = httpx.URL(honest.url).port
+        assert port is not None
+    with tls_server(tmp_path / "thief", port=port) as thief:
+        assert thief.url == honest.url
+        plain, concurrent = clients["pinned"]
+        with pytest.raises(httpx.ConnectError, match="TLS key is not the one the provider published"):
+            plain.get(f"{thief.url}/question", headers=SECRET)
+        with pytest.raises(httpx.ConnectError, match="TLS key is not the one the provider published"):
+            await concurrent.get(f"{thief.url}/question", headers=SECRET)
+        assert thief.received == []
+        plain, concurrent = clients["trusting"]
+        plain.get(f"{thief.url}/question", headers=SECRET)
+        await concurrent.get(f"{thief.url}/question", headers=SECRET)
+        assert len(thief.received) == 2
+        for plain, concurrent in clients.values():
+            plain.close()
+            await concurrent.aclose()

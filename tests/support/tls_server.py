@@ -1,5 +1,7 @@
 """A small https server that keeps what it is sent."""
 
+import contextlib
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -21,10 +23,11 @@ class TlsServer:
 
 
 @contextmanager
-def tls_server(folder: Path, answer: bytes = b"hello") -> Iterator[TlsServer]:
-    """Serves `answer` with the key in `folder`, made if there is none."""
+def tls_server(folder: Path, answer: bytes = b"hello", port: int = 0) -> Iterator[TlsServer]:
+    """Serves `answer` with the key in `folder`, made if there is none, on any port unless told which."""
     files = tls.ensure(folder, ["127.0.0.1"])
     seen: list[str] = []
+    connections: list[ssl.SSLSocket] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -48,10 +51,11 @@ def tls_server(folder: Path, answer: bytes = b"hello") -> Iterator[TlsServer]:
 
         def finish_request(self, request: object, client_address: object) -> None:
             wrapped = context.wrap_socket(request, server_side=True)  # type: ignore[arg-type]
+            connections.append(wrapped)
             with wrapped:
                 super().finish_request(wrapped, client_address)
 
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with Server(("127.0.0.1", port), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
@@ -59,3 +63,6 @@ def tls_server(folder: Path, answer: bytes = b"hello") -> Iterator[TlsServer]:
         finally:
             server.shutdown()
             thread.join()
+            for connection in connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
