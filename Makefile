@@ -13,8 +13,8 @@ help: ## Show this list
 setup: ## Install what is missing, nothing else
 	@$(ACTIVATE)
 
-demo: ## Run the market on this machine: deploy, lease, ask a real model, pay, settle, withdraw
-	@$(ACTIVATE); python scripts/demo.py
+demo: ## Run the market on this machine: two providers, the gateway, a kill; KEEP=1 stays up
+	@$(ACTIVATE); python -m scripts.demo
 
 test: ## All tests; what .ci/run runs
 	@$(ACTIVATE); python scripts/run_tests.py

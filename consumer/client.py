@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx
 
-from consumer.client_answer import Answer, GatewayError, Gathering, Usage, check, unreachable, whole_answer
+from consumer.client_answer import Answer, GatewayError, Gathering, Usage, check, route_of, unreachable, whole_answer
 
 __all__ = ["DEFAULT_URL", "Answer", "AsyncClient", "AsyncStream", "Client", "GatewayError", "Stream", "Usage"]
 
@@ -30,14 +30,19 @@ Question = str | list[dict[str, Any]]
 class Stream:
     """An answer's text as it comes; `answer` is the whole once it has ended."""
 
-    def __init__(self, lines: Iterator[str]) -> None:
+    def __init__(self, lines: Iterator[str], route: str = "") -> None:
         self._lines = lines
-        self._gathering = Gathering()
+        self._gathering = Gathering(route)
 
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
             if text := self._gathering.push(line):
                 yield text
+
+    @property
+    def route(self) -> str:
+        """Which one gave the text that came last."""
+        return self._gathering.route
 
     @property
     def answer(self) -> Answer:
@@ -48,14 +53,19 @@ class Stream:
 class AsyncStream:
     """An answer's text as it comes; `answer` is the whole once it has ended."""
 
-    def __init__(self, lines: AsyncIterator[str]) -> None:
+    def __init__(self, lines: AsyncIterator[str], route: str = "") -> None:
         self._lines = lines
-        self._gathering = Gathering()
+        self._gathering = Gathering(route)
 
     async def __aiter__(self) -> AsyncIterator[str]:
         async for line in self._lines:
             if text := self._gathering.push(line):
                 yield text
+
+    @property
+    def route(self) -> str:
+        """Which one gave the text that came last."""
+        return self._gathering.route
 
     @property
     def answer(self) -> Answer:
@@ -92,7 +102,7 @@ class Client:
             with self._http.stream("POST", f"{self._url}/v1/chat/completions", json=body) as response:
                 if not response.is_success:
                     response.read()
-                yield Stream(check(response).iter_lines())
+                yield Stream(check(response).iter_lines(), route_of(response))
         except httpx.HTTPError as error:
             raise unreachable(error, self._url) from error
 
@@ -154,7 +164,7 @@ class AsyncClient:
             async with self._http.stream("POST", f"{self._url}/v1/chat/completions", json=body) as response:
                 if not response.is_success:
                     await response.aread()
-                yield AsyncStream(check(response).aiter_lines())
+                yield AsyncStream(check(response).aiter_lines(), route_of(response))
         except httpx.HTTPError as error:
             raise unreachable(error, self._url) from error
 

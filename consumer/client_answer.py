@@ -47,7 +47,8 @@ class Answer:
 class Gathering:
     """A stream's lines in, its text out, and in the end the answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, route: str = "") -> None:
+        self.route = route
         self._texts: list[str] = []
         self._model = ""
         self._finish_reason = ""
@@ -59,6 +60,7 @@ class Gathering:
         """The text in a line, often none. Raises GatewayError."""
         if line.startswith(_COMMENT):
             self._told = json.loads(line.removeprefix(_COMMENT))
+            self.route = self._told.get("route", self.route)
         if not line.startswith(_DATA):
             return ""
         if line == f"{_DATA}[DONE]":
@@ -84,7 +86,7 @@ class Gathering:
         return Answer(
             text,
             self._model,
-            self._told.get("route", ""),
+            self.route,
             self._told.get("cost", "0"),
             self._usage,
             self._finish_reason,
@@ -100,13 +102,18 @@ def whole_answer(response: httpx.Response) -> Answer:
     return Answer(
         choice["message"]["content"] or "",
         content["model"],
-        headers.get("x-clawmarket-route", ""),
+        route_of(response),
         headers.get("x-clawmarket-cost", "0"),
         usage_of(content) or Usage(),
         choice["finish_reason"] or "",
         choice["message"],
         json.loads(headers.get("x-clawmarket-legs", "[]")),
     )
+
+
+def route_of(response: httpx.Response) -> str:
+    """Which route answers, at the beginning of a stream."""
+    return str(response.headers.get("x-clawmarket-route", ""))
 
 
 def usage_of(content: dict[str, Any]) -> Usage | None:

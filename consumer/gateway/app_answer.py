@@ -1,7 +1,7 @@
 """Answering chats, completions and embeddings, as an event stream or whole.
 
-A stream begins with the first chunk: what fails before has a status of its own. It ends with a comment that holds
-routes, cost and legs; whole answers have these in headers.
+A stream begins with the first chunk: what fails before has a status of its own. Where another route goes on, a comment
+names it. It ends with a comment that holds routes, cost and legs; whole answers have these in headers.
 """
 
 import json
@@ -19,7 +19,7 @@ from consumer.gateway.app_request import CHAT, EMBEDDINGS, check_allowed, header
 from consumer.gateway.app_used import MAX_WORDS, cost, described, usage
 from consumer.gateway.assemble import Choices
 from consumer.gateway.errors import error_body, error_response
-from consumer.gateway.events import Asked, Chunk, Leg, RouteFailed, Vectors
+from consumer.gateway.events import Asked, Chunk, Leg, Routed, RouteFailed, Vectors
 from consumer.gateway.settings import GatewaySettings
 from consumer.gateway.status import Outcome, Requests
 
@@ -78,6 +78,10 @@ class _Answer:
             (b"x-clawmarket-cost", cost(self.legs).encode()),
             (b"x-clawmarket-legs", _encode(described(self.legs[-SHOWN_LEGS:])).encode()),
         ]
+
+    def change(self) -> bytes:
+        """What a stream says when another route goes on with it."""
+        return COMMENT + _encode({"route": self.route}).encode() + b"\n\n"
 
     def comment(self) -> bytes:
         """What a stream says of its making."""
@@ -140,6 +144,8 @@ class AnswerEndpoint:
                     await send({"type": "http.response.body", "body": body, "more_body": True})
                 else:
                     _note(answer, part)
+                    if isinstance(part, Routed) and answer.has_begun:
+                        await send({"type": "http.response.body", "body": answer.change(), "more_body": True})
         before = before or await begin()
         counted = before + b'],"usage":' + _encode(usage(answer.legs)).encode() + b"}\n\n" if is_counted else b""
         await send({"type": "http.response.body", "body": counted + answer.comment() + b"data: [DONE]\n\n"})

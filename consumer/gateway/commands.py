@@ -1,6 +1,5 @@
 """`clawmarket gateway …`: Brain Switch, the local OpenAI-compatible endpoint."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +14,12 @@ from consumer.cli import PASSWORD_VARIABLE, ConfigOption, PasswordFileOption
 from consumer.client import GatewayError
 from consumer.config import ConsumerConfig
 from consumer.exceptions import ConsumerError
-from consumer.gateway.commands_access import AccessOption, client_of, key_file
+from consumer.gateway.commands_access import AccessOption, client_of, greeting, key_file, make_own_key
 from consumer.gateway.commands_chat import chat
 from consumer.gateway.explain import explain_table
 from consumer.gateway.status_table import status_tables
 from consumer.setup import SetupPlan, set_up
 from consumer.spending.commands import app as spending_app
-from consumer.spending.offline import open_keys
 from protocol.exceptions import ProtocolError
 from protocol.keystore import find_password
 
@@ -62,10 +60,7 @@ def init(
         )
         done = set_up(plan, password)
         config = ConsumerConfig.load(done.config)
-        config.data.mkdir(parents=True, exist_ok=True)
-        _, key = open_keys(config).make("first")
-        with os.fdopen(os.open(key_file(config), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(key + "\n")
+        make_own_key(config)
     typer.echo(f"wrote {done.config}; the owner is {done.owner}")
     typer.echo(f"a first API key is in {key_file(config)}; `clawmarket gateway keys new NAME` makes others")
     typer.echo("next:")
@@ -89,22 +84,9 @@ def run(config: ConfigOption, password_file: PasswordFileOption = None) -> None:
         password = find_password(file=password_file, env=PASSWORD_VARIABLE, prompt="Keystore password: ")
         session = Session(loaded, password)
         try:
-            serve(session, loaded, lambda url: typer.echo(_greeting(url, key_file(loaded))))
+            serve(session, loaded, lambda url: typer.echo(greeting(url, key_file(loaded))))
         finally:
             session.close()
-
-
-def _greeting(url: str, key: Path) -> str:
-    body = """'{"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}'"""
-    return f"""serves on {url}
-
-  curl {url}/chat/completions -H "Authorization: Bearer $(cat {key})" \\
-    -H 'Content-Type: application/json' -d {body}
-
-  from pathlib import Path
-  from openai import OpenAI
-  client = OpenAI(base_url="{url}", api_key=Path("{key}").read_text().strip())
-"""
 
 
 @app.command()
