@@ -105,6 +105,27 @@ async def test_floods_without_vouchers_have_a_rate(tmp_path: Path) -> None:
         assert statuses == [200] * 20 + [429] * 10
 
 
+@pytest.mark.parametrize(
+    ("proxies", "said", "statuses"),
+    [
+        ((), "10.0.0.{}", [200, 200, 429, 429]),
+        (("127.0.0.1",), "10.0.0.{}", [200] * 4),
+        (("127.0.0.1",), "10.0.0.{}, 10.9.9.9", [200, 200, 429, 429]),
+    ],
+    ids=["nobody's word", "a proxy's word", "what a client told the proxy"],
+)
+async def test_an_address_is_believed_from_a_proxy_only(
+    tmp_path: Path, proxies: tuple[str, ...], said: str, statuses: list[int]
+) -> None:
+    limits = GuardLimits(address_burst=2, address_per_s=0.001, trusted_proxies=proxies)
+    async with provider_stack(tmp_path, guard=limits) as stack, RawGateway(stack.url) as gateway:
+        found = [
+            (await gateway.http.get("/v1/models", headers={"X-Forwarded-For": said.format(number)})).status_code
+            for number in range(4)
+        ]
+    assert found == statuses
+
+
 async def test_voucher_flood_on_one_lease_has_a_rate_and_leaves_others_alone(tmp_path: Path) -> None:
     limits = GuardLimits(lease_burst=30, lease_per_s=0.001)
     async with provider_stack(tmp_path, guard=limits) as stack:
