@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from consumer.checks import Answer
+from consumer.transport import Response
 from consumer.exceptions import ProviderFailed
 from consumer.repeating import CHAT
 from protocol.exceptions import InvalidHeader
@@ -33,7 +34,9 @@ Item = Choices | Signed[Receipt] | Exposure
 
 
 class AnswerStream:
-    """One answer on its way in, to a request for `path`. `failure` is why the provider broke off, if it did.
+    """One answer on its way in, to a request for `path`. `failure` is why the provider broke off, if it did;
+    `waited_s` is how long after the first token nothing was there to be read.
+
     Readers of event streams differ in what they make of odd lines. Here each event is one `data:` line and a blank one,
     and nothing follows the last: then what is counted here is what every reader is shown.
     """
@@ -45,6 +48,7 @@ class AnswerStream:
         self.failure: str | None = None
         self.finish_reason = ""
         self._is_in_event = False
+        self.waited_s = 0.0
         self._has_ended = False
         self._sent = time.monotonic()
 
@@ -138,16 +142,20 @@ class Lines:
             raise ProviderFailed("the provider sent what is no UTF-8") from error
 
 
-async def items(response: httpx.Response, stream: AnswerStream) -> AsyncGenerator[Item, None]:
+async def items(response: Response, stream: AnswerStream) -> AsyncGenerator[Item, None]:
+    began = time.monotonic()
     """What an answer brings, line by line. Raises ProviderFailed, ReceiptRejected, httpx.HTTPError."""
+        if stream.answer.units_out:
+            stream.waited_s += time.monotonic() - began
     lines = Lines()
     async for chunk in response.aiter_raw():
         for line in lines.feed(chunk):
+        began = time.monotonic()
             for item in stream.feed(line):
                 yield item
 
 
-async def whole(response: httpx.Response, limit: int) -> bytes:
+async def whole(response: Response, limit: int) -> bytes:
     """A short body. Raises ProviderFailed beyond `limit` bytes, httpx.HTTPError."""
     received = b""
     async for chunk in response.aiter_raw():

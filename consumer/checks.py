@@ -5,7 +5,7 @@ Who signed it is `node_keys`' question.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from consumer.exceptions import ReceiptRejected
 from consumer.records import Limits
@@ -18,6 +18,8 @@ from protocol.typed_data import Receipt, Terms
 
 # how far the provider's stop-watch may run ahead of ours: rounding and the drift of two clocks
 TIME_TOLERANCE_MS = 250
+SLA_SLACK_MS = 1_000
+"""How much slower than its receipt says a provider must be, by our own stop-watch, before that counts: networks are."""
 NO_PROBABILITY = -(1 << 31)
 """What a log-probability of minus infinity is quantised to: "not stated", which no sampled token has."""
 
@@ -129,6 +131,20 @@ class Answer:
         self.last = receipt
         return receipt
 
+    def due(self, receipt: Receipt, waited_ms: int) -> int:
+        """What is paid for a checked receipt: its cost, or less where our own times imply an SLA credit.
+
+        `waited_ms` is how long we waited for the provider after the first token.
+        """
+        terms = self.agreement.terms
+        if terms.sla_milli_tokens_per_s and not receipt.final:  # it may fall due until the end
+            gross = money.cost(terms, receipt.units_in, receipt.units_cached, receipt.units_out)
+            return min(receipt.cost, gross - money.credit(terms, gross))
+        ttft_ms = max(receipt.ttft_ms, self.ttft_ms - SLA_SLACK_MS)
+        span_ms = max(receipt.duration_ms - receipt.ttft_ms, waited_ms - SLA_SLACK_MS)
+        ours = replace(receipt, ttft_ms=ttft_ms, duration_ms=ttft_ms + span_ms)
+        return min(receipt.cost, money.receipt_cost(terms, ours))
+
     def check_stored(self, receipt: Receipt, *, unseen: int, now: int) -> int:
         """What to pay on the final receipt of a stream that broke; `unseen` tokens beyond those shown at most.
 
@@ -153,17 +169,8 @@ class Answer:
         self._check_cost(receipt)
         self.last = receipt
         paid = unseen + (self.units_out if self.shown is None else self.shown.shown)
-        if receipt.units_out <= paid:
-            return receipt.cost
-        received = money.cost_after_sla(
-            self.agreement.terms,
-            receipt.units_in,
-            receipt.units_cached,
-            paid,
-            receipt.ttft_ms,
-            receipt.duration_ms,
-        )
-        return min(receipt.cost, received)
+        counted = min(receipt.units_out, paid)
+        return min(receipt.cost, self.due(replace(receipt, units_out=counted), 0))
 
     @contextmanager
     def _unmendable(self) -> Iterator[None]:

@@ -82,13 +82,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Checked:
-    """A receipt that was found right, and the voucher signed for it."""
+    """A receipt that was found right, the voucher signed for it, and what is owed for the request."""
 
     receipt: Signed[Receipt]
     voucher: Signed[Voucher]
 
 
 @dataclass(frozen=True)
+    owed: int
 class End:
     """The end of an answer whose final receipt was checked."""
 
@@ -114,6 +115,7 @@ class Exchange:
 
     @property
     def seq(self) -> int:
+    owed: int = 0
         """Its number."""
         return self.authorised.context.seq
 
@@ -331,7 +333,7 @@ class LeaseClient:
                 if isinstance(item, Signed):
                     voucher = await self.accept(exchange, item)
                     final = item if item.message.final else None
-                    yield Checked(item, voucher)
+                    yield Checked(item, voucher, exchange.owed)
                 elif isinstance(item, Exposure):
                     self.note(item, voucher)
                 else:
@@ -343,7 +345,7 @@ class LeaseClient:
         yield End(stream.finish_reason, final, voucher, final.message.units_out)
 
     @asynccontextmanager
-    async def _sent(self, exchange: "Exchange", body: bytes) -> AsyncIterator[httpx.Response]:
+    async def _sent(self, exchange: "Exchange", body: bytes) -> AsyncIterator[Response]:
         """The response to an admitted request. Raises ProviderRefused, ProviderFailed, ReceiptRejected."""
         try:
             async with self._http.stream("POST", exchange.path, content=body, headers=exchange.headers()) as response:
@@ -373,7 +375,17 @@ class LeaseClient:
         except ReceiptRejected:
             exchange.is_rejected = True
             raise
-        voucher = await self._book.pay(signed)
+        due = stream.answer.due(signed.message, round(stream.waited_s * 1000))
+        if due < signed.message.cost and signed.message.final:
+            _log.info(
+                "request %d of lease 0x%s: the SLA was missed by our clock: %d of %d base units are paid",
+                exchange.seq,
+                self.record.lease_id.hex(),
+                due,
+                signed.message.cost,
+            )
+        exchange.owed = due
+        voucher = await self._book.pay(signed, due)
         self._pay_in_background(voucher)
         self._advanced()
         return voucher

@@ -48,6 +48,7 @@ class _Progress:
     started: float
     lease_id: bytes = b""
     first: float = 0.0
+    cost: int = 0
     receipt: Receipt | None = None
 
     def leg(self, ended: str) -> Leg:
@@ -59,7 +60,7 @@ class _Progress:
             prompt_tokens=receipt.units_in + receipt.units_cached if receipt else 0,
             cached_tokens=receipt.units_cached if receipt else 0,
             completion_tokens=receipt.units_out if receipt else 0,
-            cost=receipt.cost if receipt else 0,
+            cost=self.cost,
             symbol=self.symbol,
             ttft_ms=round(((self.first or now) - self.started) * 1000),
             duration_ms=round((now - self.started) * 1000),
@@ -99,7 +100,7 @@ class MarketRoutes:
             progress.lease_id, progress.started = client.record.lease_id, time.monotonic()
             if path == EMBEDDINGS:
                 data, receipt = await client.embed(paid, body, asked.key_id)
-                progress.receipt = receipt.message
+                progress.receipt, progress.cost = receipt.message, receipt.message.cost
                 yield Vectors(data)
                 yield progress.leg("finished")
                 return
@@ -115,7 +116,7 @@ class MarketRoutes:
                                 tokens = () if number else event.tokens
                                 yield Chunk(entry if path == asked.path else as_chat(entry), tokens)
                         case Checked():
-                            progress.receipt = event.receipt.message
+                            progress.receipt, progress.cost = event.receipt.message, event.owed
                         case End():
                             yield progress.leg("finished")
         except (ConsumerError, ChainError, ProtocolError) as error:

@@ -10,7 +10,7 @@ from protocol.typed_data import Domain, Receipt, Terms
 
 @dataclass(frozen=True)
 class ReceiptLies:
-    """What is wrong with its receipts. `other_key` signs them where it is given."""
+    """What is wrong with its receipts. `other_key` signs them where it is given; `is_quick` tells no time at all."""
 
     percent_in: int = 0
     percent_out: int = 0
@@ -24,6 +24,7 @@ class ReceiptLies:
     is_other_answer: bool = False
     other_key: Signer | None = None
     is_missing: bool = False
+    is_quick: bool = False
 
     def falsify(self, honest: Receipt, terms: Terms, last: Receipt | None) -> Receipt:
         """The receipt as it is sent; `last` is the one sent before. False counts and prices show in its cost."""
@@ -33,6 +34,8 @@ class ReceiptLies:
             units_in=_more(honest.units_in, self.percent_in),
             units_out=_more(honest.units_out, self.percent_out),
             ended_at=honest.ended_at + self.clock_s,
+            ttft_ms=honest.ttft_ms * (not self.is_quick),
+            duration_ms=honest.duration_ms * (not self.is_quick),
             model_fingerprint=_other(honest.model_fingerprint, self.is_other_model),
             request_hash=_other(honest.request_hash, self.is_other_request),
             response_hash=_other(honest.response_hash, self.is_other_answer),
@@ -51,8 +54,8 @@ class Lies:
     """As it stands, none. Numbers of tokens are counted from 0: `stalls_after=0` is before the first.
 
     `text` and `logprob` (added to every token's, in thousandths of a nat) are another model's answer. `is_silent` never
-    answers at all, and neither hears that the client hangs up; `stalls_after` stops within the answer; after
-    `half_closes_after` tokens nothing more will come, and the connection stays; both cuts reset it.
+    answers at all, and neither hears that the client hangs up; each token takes `token_s`; `stalls_after` stops within
+    the answer; after `half_closes_after` tokens nothing more will come, and the connection stays; both cuts reset it.
     """
 
     receipts: ReceiptLies = field(default_factory=ReceiptLies)
@@ -61,6 +64,7 @@ class Lies:
     unsigned_text_at: int | None = None
     silent_token_at: int | None = None
     first_token_s: float = 0.0
+    token_s: float = 0.0
     is_silent: bool = False
     stalls_after: int | None = None
     half_closes_after: int | None = None

@@ -172,6 +172,8 @@ class _Answer:
                 self._receipt(connection, is_final=False)
             self._token(connection, number, character)
             await connection.writer.drain()
+            if lies.token_s:
+                await asyncio.sleep(lies.token_s)
         await self._break_down(connection, len(self._said))
         connection.send(self._data({}, self._reason))
         if not lies.receipts.is_missing:
