@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 
 from consumer.checks import Answer
-from consumer.transport import Response
 from consumer.exceptions import ProviderFailed
 from consumer.repeating import CHAT
 from protocol.exceptions import InvalidHeader
@@ -142,7 +141,7 @@ class Lines:
             raise ProviderFailed("the provider sent what is no UTF-8") from error
 
 
-async def items(response: Response, stream: AnswerStream) -> AsyncGenerator[Item, None]:
+async def items(response: httpx.Response, stream: AnswerStream) -> AsyncGenerator[Item, None]:
     began = time.monotonic()
     """What an answer brings, line by line. Raises ProviderFailed, ReceiptRejected, httpx.HTTPError."""
         if stream.answer.units_out:
@@ -155,7 +154,7 @@ async def items(response: Response, stream: AnswerStream) -> AsyncGenerator[Item
                 yield item
 
 
-async def whole(response: Response, limit: int) -> bytes:
+async def whole(response: httpx.Response, limit: int) -> bytes:
     """A short body. Raises ProviderFailed beyond `limit` bytes, httpx.HTTPError."""
     received = b""
     async for chunk in response.aiter_raw():

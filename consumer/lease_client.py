@@ -345,7 +345,7 @@ class LeaseClient:
         yield End(stream.finish_reason, final, voucher, final.message.units_out)
 
     @asynccontextmanager
-    async def _sent(self, exchange: "Exchange", body: bytes) -> AsyncIterator[Response]:
+    async def _sent(self, exchange: "Exchange", body: bytes) -> AsyncIterator[httpx.Response]:
         """The response to an admitted request. Raises ProviderRefused, ProviderFailed, ReceiptRejected."""
         try:
             async with self._http.stream("POST", exchange.path, content=body, headers=exchange.headers()) as response:
