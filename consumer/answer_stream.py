@@ -47,9 +47,9 @@ class AnswerStream:
         self.failure: str | None = None
         self.finish_reason = ""
         self._is_in_event = False
-        self.waited_s = 0.0
         self._has_ended = False
         self._sent = time.monotonic()
+        self.waited_s = 0.0
 
     def feed(self, line: str) -> list[Item]:
         """What a line brings. Raises ReceiptRejected, ProviderFailed."""
@@ -142,16 +142,16 @@ class Lines:
 
 
 async def items(response: httpx.Response, stream: AnswerStream) -> AsyncGenerator[Item, None]:
-    began = time.monotonic()
     """What an answer brings, line by line. Raises ProviderFailed, ReceiptRejected, httpx.HTTPError."""
+    lines = Lines()
+    began = time.monotonic()
+    async for chunk in response.aiter_raw():
         if stream.answer.units_out:
             stream.waited_s += time.monotonic() - began
-    lines = Lines()
-    async for chunk in response.aiter_raw():
         for line in lines.feed(chunk):
-        began = time.monotonic()
             for item in stream.feed(line):
                 yield item
+        began = time.monotonic()
 
 
 async def whole(response: httpx.Response, limit: int) -> bytes:

@@ -86,10 +86,10 @@ class Checked:
 
     receipt: Signed[Receipt]
     voucher: Signed[Voucher]
+    owed: int
 
 
 @dataclass(frozen=True)
-    owed: int
 class End:
     """The end of an answer whose final receipt was checked."""
 
@@ -112,10 +112,10 @@ class Exchange:
     is_rejected: bool = False
     is_admitted: bool = False
     has_ended: bool = False
+    owed: int = 0
 
     @property
     def seq(self) -> int:
-    owed: int = 0
         """Its number."""
         return self.authorised.context.seq
 

@@ -48,8 +48,8 @@ class _Progress:
     started: float
     lease_id: bytes = b""
     first: float = 0.0
-    cost: int = 0
     receipt: Receipt | None = None
+    cost: int = 0
 
     def leg(self, ended: str) -> Leg:
         """The leg as it stands."""
