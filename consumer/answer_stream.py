@@ -6,11 +6,10 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-
 from consumer.checks import Answer
 from consumer.exceptions import ProviderFailed
 from consumer.repeating import CHAT
+from consumer.transport import Response
 from protocol.exceptions import InvalidHeader
 from protocol.headers import Exposure, Signed
 from protocol.stream import StreamToken, parse_line
@@ -141,7 +140,7 @@ class Lines:
             raise ProviderFailed("the provider sent what is no UTF-8") from error
 
 
-async def items(response: httpx.Response, stream: AnswerStream) -> AsyncGenerator[Item, None]:
+async def items(response: Response, stream: AnswerStream) -> AsyncGenerator[Item, None]:
     """What an answer brings, line by line. Raises ProviderFailed, ReceiptRejected, httpx.HTTPError."""
     lines = Lines()
     began = time.monotonic()
@@ -154,7 +153,7 @@ async def items(response: httpx.Response, stream: AnswerStream) -> AsyncGenerato
         began = time.monotonic()
 
 
-async def whole(response: httpx.Response, limit: int) -> bytes:
+async def whole(response: Response, limit: int) -> bytes:
     """A short body. Raises ProviderFailed beyond `limit` bytes, httpx.HTTPError."""
     received = b""
     async for chunk in response.aiter_raw():

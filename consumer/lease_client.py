@@ -31,6 +31,7 @@ from consumer.shown_choices import Shape, ShownChoices
 from consumer.store import Store
 from consumer.tls import verification, wrong_key
 from consumer.tokenizer import PromptCounter
+from consumer.transport import ProviderHttp, Response
 from consumer.vouchers import Authorised, Hold, VoucherBook
 from consumer.whole_answer import count_whole
 from protocol.chain.exceptions import ChainError
@@ -53,6 +54,8 @@ from protocol.typed_data import Domain, Receipt, Voucher
 CONNECT_S, READ_S = 5.0, 120.0
 MAX_REFUSAL_BYTES = 64 * 1024
 MAX_EMBEDDING_BYTES = 64 * 1024 * 1024
+VOUCHER_PAUSE_S = 0.02
+"""Between two vouchers on the side channel; requests carry vouchers too."""
 RETRY_PAUSES_S = (0.0, 0.1, 0.5, 2.0)
 REPEAT_PAUSES_S = (0.0, 0.1, 0.3, 1.0, 2.0)
 UNSEEN_TOKENS = 32
@@ -145,6 +148,7 @@ class LeaseClient:
         accept_unverified: bool = False,
         unseen_tokens: int = UNSEEN_TOKENS,
         hold: Callable[[Draft], Hold] | None = None,
+        idle_timeout_s: float = READ_S,
     ) -> None:
         self.record = record
         self.counter = counter
@@ -154,16 +158,12 @@ class LeaseClient:
         self._unseen_tokens = unseen_tokens
         self._keys = NodeKeys(domain, store, record, key_lookup)
         self._book = VoucherBook(domain, store, record, signer, now, hold)
-        self._http = httpx.AsyncClient(
-            base_url=record.endpoint,
-            verify=verification(record.tls_pin),
-            timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
-            headers={"Accept-Encoding": "identity"},
-        )
+        self._http = ProviderHttp(record.endpoint, verification(record.tls_pin), CONNECT_S, idle_timeout_s)
         self._tasks: set[asyncio.Task[None]] = set()
         self._unsent: Signed[Voucher] | None = None
         self._is_sending = False
         self._running: set[int] = set()
+        self._loose = set(self._book.open)  # whose end nobody is finding out
         self._progress = asyncio.Event()
         self._credit_cap = 0
 
@@ -248,10 +248,11 @@ class LeaseClient:
 
         What cannot be found out now stays for the next time. Raises StoreError.
         """
-        if self._book.open <= self._running:
+        self._loose &= self._book.open
+        if not self._loose:
             return
         for request in self._store.unfinished(self.record.lease_id):
-            if request.context.seq not in self._running:
+            if request.context.seq in self._loose:
                 answer = Answer.resumed(self._agreement(request), request.last.message if request.last else None)
                 await self._resolve(request, answer, self._unseen_tokens)
 
@@ -312,7 +313,9 @@ class LeaseClient:
             return
         exchange.has_ended = True
         self._running.discard(exchange.seq)
-        if exchange.is_admitted:
+        if not exchange.is_admitted:
+            self._loose.add(exchange.seq)
+        else:
             self._leave(exchange.stream.answer, 0 if exchange.is_rejected else self._unseen_tokens)
         self._advanced()
 
@@ -345,10 +348,10 @@ class LeaseClient:
         yield End(stream.finish_reason, final, voucher, final.message.units_out)
 
     @asynccontextmanager
-    async def _sent(self, exchange: "Exchange", body: bytes) -> AsyncIterator[httpx.Response]:
+    async def _sent(self, exchange: "Exchange", body: bytes) -> AsyncIterator[Response]:
         """The response to an admitted request. Raises ProviderRefused, ProviderFailed, ReceiptRejected."""
         try:
-            async with self._http.stream("POST", exchange.path, content=body, headers=exchange.headers()) as response:
+            async with self._http.post(exchange.path, exchange.headers(), body) as response:
                 if response.status_code != httpx.codes.OK:
                     content = await whole(response, MAX_REFUSAL_BYTES)
                     raise await self.refused(exchange, response.status_code, response.headers, content)
@@ -459,6 +462,7 @@ class LeaseClient:
                     return
         finally:
             self._running.discard(request.context.seq)
+            self._loose.add(request.context.seq)
             self._advanced()
 
     async def _resolve(self, request: OpenRequest, answer: Answer, unseen: int) -> bool:
@@ -535,6 +539,7 @@ class LeaseClient:
             while (voucher := self._unsent) is not None:
                 self._unsent = None
                 await self._send_voucher(voucher)
+                await asyncio.sleep(VOUCHER_PAUSE_S)
         finally:
             self._is_sending = False
 
@@ -552,8 +557,9 @@ class LeaseClient:
         """Best effort: one that does not arrive is made up for by the next voucher, which is never lower."""
         headers = {VERSION_HEADER: VERSION, VOUCHER_HEADER: voucher.encode()}
         try:
-            await self._http.post(f"/v1/leases/0x{self.record.lease_id.hex()}/vouchers", headers=headers)
-        except httpx.HTTPError:
+            async with self._http.post(f"/v1/leases/0x{self.record.lease_id.hex()}/vouchers", headers) as response:
+                await whole(response, MAX_REFUSAL_BYTES)
+        except (httpx.HTTPError, ProviderFailed):
             return
 
     def _broken(self, error: Exception) -> ConsumerError:

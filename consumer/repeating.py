@@ -10,6 +10,7 @@ import httpx
 
 from consumer.exceptions import ProviderFailed
 from consumer.records import OpenRequest
+from consumer.transport import ProviderHttp
 from protocol.exceptions import InvalidHeader
 from protocol.headers import (
     RefusalCode,
@@ -49,11 +50,11 @@ def path_of(request: OpenRequest) -> str:
     )
 
 
-async def repeat(http: httpx.AsyncClient, request: OpenRequest, voucher: Signed[Voucher]) -> Signed[Receipt] | Repeated:
+async def repeat(http: ProviderHttp, request: OpenRequest, voucher: Signed[Voucher]) -> Signed[Receipt] | Repeated:
     """The stored receipt, unchecked, or what the provider says instead."""
     headers = paid_headers(voucher, request.context)
     try:
-        async with http.stream("POST", path_of(request), content=request.body, headers=headers) as response:
+        async with http.post(path_of(request), headers, request.body) as response:
             if response.status_code == httpx.codes.OK:
                 return Repeated.ANSWERED_ANEW
             answer = parse_response_headers(response.headers.items())

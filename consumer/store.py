@@ -38,16 +38,14 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE leases (
     lease_id BLOB PRIMARY KEY,
     details  TEXT NOT NULL,
-    is_open  INTEGER NOT NULL,  -- 0 until the chain is known to have it
-    next_seq INTEGER NOT NULL
+    is_open  INTEGER NOT NULL   -- 0 until the chain is known to have it
 ) WITHOUT ROWID;
 CREATE TABLE vouchers (
-    id         INTEGER PRIMARY KEY,
     lease_id   BLOB NOT NULL,
-    cumulative TEXT NOT NULL,
-    signed     TEXT NOT NULL
-);
-CREATE INDEX vouchers_by_lease ON vouchers (lease_id, id);
+    number     INTEGER NOT NULL,  -- in the order of signing
+    signed     TEXT NOT NULL,
+    PRIMARY KEY (lease_id, number)
+) WITHOUT ROWID;
 CREATE TABLE requests (
     lease_id BLOB NOT NULL,
     seq      INTEGER NOT NULL,
@@ -62,7 +60,6 @@ CREATE TABLE requests (
     created  INTEGER NOT NULL,  -- Unix seconds
     PRIMARY KEY (lease_id, seq)
 ) WITHOUT ROWID;
-CREATE INDEX requests_by_time ON requests (created);
 CREATE INDEX open_requests ON requests (lease_id, seq) WHERE state IN ('signed', 'admitted');
 CREATE TABLE receipts (
     lease_id BLOB NOT NULL,
@@ -85,6 +82,7 @@ class Store:
         """Raises StoreError if the file is damaged, of another deployment or of another version."""
         identity = {"chain_id": str(domain.chain_id), "escrow": domain.escrow}
         self._commit_lock = threading.RLock()
+        self._last_vouchers: dict[bytes, tuple[int, int]] = {}
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._lock = _lock(path)
@@ -148,9 +146,17 @@ class Store:
                 writes.append(self._writes.get())
             is_open = None not in writes
             waiting = [write for write in writes if write is not None]
-            failures = self._write_batch(waiting)
+            failures = [self._write_one(waiting[0])] if len(waiting) == 1 else self._write_batch(waiting)
             for write, failure in zip(waiting, failures, strict=True):
                 write.finish(failure)
+
+    def _write_one(self, write: "_Write") -> Exception | None:
+        try:
+            with self._transaction():
+                write.change()
+        except (StoreError, sqlite3.Error) as error:
+            return error
+        return None
 
     def _write_batch(self, writes: "list[_Write]") -> list[Exception | None]:
         """All in one commit; a change that fails is undone by itself, a commit that fails undoes all."""
@@ -173,7 +179,7 @@ class Store:
     def add_lease(self, record: LeaseRecord) -> None:
         """Keeps a lease that is about to be opened; adding it again changes nothing."""
         with self._transaction():
-            self._db.execute("INSERT OR IGNORE INTO leases VALUES (?, ?, 0, 0)", (record.lease_id, record.to_json()))
+            self._db.execute("INSERT OR IGNORE INTO leases VALUES (?, ?, 0)", (record.lease_id, record.to_json()))
 
     def mark_open(self, lease_id: bytes) -> None:
         """The chain has the lease."""
@@ -213,10 +219,9 @@ class Store:
 
     def next_seq(self, lease_id: bytes) -> int:
         """The first request number that was never given. Raises StoreError."""
-        row = self._db.execute("SELECT next_seq FROM leases WHERE lease_id = ?", (lease_id,)).fetchone()
-        if row is None:
-            raise StoreError(f"lease 0x{lease_id.hex()} is not known here")
-        return int(row[0])
+        self.lease(lease_id)
+        (last,) = self._db.execute("SELECT max(seq) FROM requests WHERE lease_id = ?", (lease_id,)).fetchone()
+        return 0 if last is None else int(last) + 1
 
     def authorise(self, draft: Draft, context: RequestContext, voucher: Signed[Voucher]) -> None:
         """A request with the voucher that authorises it, which may be on its way from now on.
@@ -225,11 +230,8 @@ class Store:
         """
         lease_id = voucher.message.lease_id
         with self._transaction():
-            if context.seq < self.next_seq(lease_id):
-                raise StoreError(f"request {context.seq} has its voucher already")
-            self._db.execute("UPDATE leases SET next_seq = ? WHERE lease_id = ?", (context.seq + 1, lease_id))
-            self._db.execute(
-                "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            inserted = self._db.execute(
+                "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     lease_id,
                     context.seq,
@@ -244,6 +246,8 @@ class Store:
                     context.sent_at,
                 ),
             )
+            if inserted.rowcount != 1:
+                raise StoreError(f"request {context.seq} has its voucher already")
             self.record_voucher(voucher)
 
     def open_costs(self, lease_id: bytes) -> dict[int, OpenCost]:
@@ -327,7 +331,7 @@ class Store:
     def highest_voucher(self, lease_id: bytes) -> Signed[Voucher] | None:
         """The highest voucher ever signed."""
         row = self._db.execute(
-            "SELECT signed FROM vouchers WHERE lease_id = ? ORDER BY id DESC LIMIT 1", (lease_id,)
+            "SELECT signed FROM vouchers WHERE lease_id = ? ORDER BY number DESC LIMIT 1", (lease_id,)
         ).fetchone()
         return parse_voucher(row[0]) if row else None
 
@@ -335,13 +339,20 @@ class Store:
         """Keeps a voucher. Raises StoreError on one lower than before."""
         voucher = signed.message
         with self._transaction():
-            highest = self.highest_voucher(voucher.lease_id)
-            if highest is not None and voucher.cumulative < highest.message.cumulative:
+            number, highest = self._last_voucher(voucher.lease_id)
+            if voucher.cumulative < highest:
                 raise StoreError("a voucher may not be lower than the one before")
-            self._db.execute(
-                "INSERT INTO vouchers (lease_id, cumulative, signed) VALUES (?, ?, ?)",
-                (voucher.lease_id, str(voucher.cumulative), signed.encode()),
-            )
+            self._db.execute("INSERT INTO vouchers VALUES (?, ?, ?)", (voucher.lease_id, number + 1, signed.encode()))
+            self._last_vouchers[voucher.lease_id] = (number + 1, voucher.cumulative)
+
+    def _last_voucher(self, lease_id: bytes) -> tuple[int, int]:
+        """Number and cumulative of the last voucher; of none, -1 and 0. What was undone is read anew."""
+        if lease_id not in self._last_vouchers:
+            row = self._db.execute(
+                "SELECT number, signed FROM vouchers WHERE lease_id = ? ORDER BY number DESC LIMIT 1", (lease_id,)
+            ).fetchone()
+            self._last_vouchers[lease_id] = (row[0], parse_voucher(row[1]).message.cumulative) if row else (-1, 0)
+        return self._last_vouchers[lease_id]
 
     def _last_receipt(self, lease_id: bytes, seq: int) -> Signed[Receipt] | None:
         row = self._db.execute(
@@ -379,6 +390,7 @@ class Store:
                 for statement in commit:
                     self._db.execute(statement)
             except BaseException as error:
+                self._last_vouchers.clear()
                 if self._db.in_transaction:
                     for statement in undo:
                         self._db.execute(statement)

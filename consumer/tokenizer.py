@@ -25,7 +25,7 @@ def silence() -> None:
 
 
 class PromptCounter:
-    """The tokenizer of one model file."""
+    """The tokenizer of one model file, with `size` tokens; their ids run from 0."""
 
     def __init__(self, model: Path) -> None:
         """Raises TokenizerUnusable if the file is missing, no GGUF file, or without chat template."""
@@ -39,6 +39,8 @@ class PromptCounter:
         if not self._model:
             raise TokenizerUnusable(f"{model} is not a readable GGUF file")
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        self.size = int(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
+        self._pieces: dict[int, bytes] = {}
         template = self._metadata("tokenizer.chat_template")
         if template is None:
             self.close()
@@ -80,13 +82,14 @@ class PromptCounter:
         text = self._formatter(messages=cast("Any", messages)).prompt
         return text.removeprefix(self._bos) if self._adds_bos else text
 
-    @property
-    def size(self) -> int:
-        """How many tokens there are; ids run from 0."""
-        return int(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
-
     def piece(self, token: int) -> bytes:
         """The bytes a token of an answer stands for; control tokens stand for none."""
+        found = self._pieces.get(token)
+        if found is None:
+            found = self._pieces[token] = self._read_piece(token)
+        return found
+
+    def _read_piece(self, token: int) -> bytes:
         buffer = ctypes.create_string_buffer(_MAX_PIECE_BYTES)
         length = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, _MAX_PIECE_BYTES, 0, False)
         return buffer.raw[: max(length, 0)]

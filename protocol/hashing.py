@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from Crypto.Hash import keccak as _keccak
-
-_new = _keccak.new
+from sha3 import keccak_256 as _keccak_256  # type: ignore[import-untyped]
 
 ZERO_BYTES32 = bytes(32)
 
 
 def keccak(data: bytes) -> bytes:
     """Keccak-256 of `data`: 32 bytes."""
-    return _new(data=data, digest_bits=256).digest()
+    digest: bytes = _keccak_256(data).digest()
+    return digest
 
 
 def word(value: int) -> bytes:

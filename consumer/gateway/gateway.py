@@ -52,7 +52,7 @@ class Gateway:
             has_room=self._spending.keeper.has_room,
             exposure=self._exposure,
         )
-        market = MarketRoutes(self._spending.keeper, self._spending.tokenizers, symbols, idle_s)
+        market = MarketRoutes(self._spending.keeper, self._spending.tokenizers, symbols)
         hedge = HedgeBudget(config.hedge, self._spending.clock.now) if config.hedge.after_ms else None
         self._dispatcher = Dispatcher(self._router, Ways(market, self._locals, self._upstreams), hedge)
         answers = config.gateway.canary_answers

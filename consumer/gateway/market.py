@@ -1,6 +1,5 @@
 """Asking one provider of the market: under a lease, within the budgets, every receipt checked and paid."""
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -72,14 +71,11 @@ class _Progress:
 class MarketRoutes:
     """All offers of the market."""
 
-    def __init__(
-        self, keeper: LeaseKeeper, tokenizers: Tokenizers, symbols: Mapping[str, str], idle_timeout_s: float
-    ) -> None:
-        """`symbols` are the tokens' by their addresses; a stream that brings nothing for so long has failed."""
+    def __init__(self, keeper: LeaseKeeper, tokenizers: Tokenizers, symbols: Mapping[str, str]) -> None:
+        """`symbols` are the tokens' by their addresses."""
         self._keeper = keeper
         self._tokenizers = tokenizers
         self._symbols = symbols
-        self._idle_timeout_s = idle_timeout_s
 
     async def answer(
         self, asked: Asked, delivered: Delivered, candidate: Candidate, route: str
@@ -105,7 +101,7 @@ class MarketRoutes:
                 yield progress.leg("finished")
                 return
             async with aclosing(client.answer(paid, body, asked.key_id)) as events:
-                async for event in _timely(events, self._idle_timeout_s):
+                async for event in events:
                     match event:
                         case Choices():
                             if event.tokens:
@@ -123,9 +119,6 @@ class MarketRoutes:
             if isinstance(error, ProviderRefused) and error.code in _LEASE_IS_OVER and client is not None:
                 self._keeper.forget(client)
             raise _failed(error, progress) from error
-        except TimeoutError as error:
-            message = f"nothing came for {self._idle_timeout_s:g} s"
-            raise RouteFailed(FailureClass.TIMEOUT, message, status=504, leg=progress.leg(message)) from error
 
     def _request(self, asked: Asked, delivered: Delivered, candidate: Candidate) -> tuple[str, dict[str, Any]]:
         """Path and body of what is asked of the provider. Raises RouteFailed."""
@@ -149,19 +142,6 @@ class MarketRoutes:
         # the next break goes on from the text: its tokens are of two tokenizers, or of two answers
         delivered.tokens, delivered.tokenizer_sha256 = [], ""
         return COMPLETIONS, {**content, "model": name}
-
-
-async def _timely(
-    events: AsyncGenerator[Choices | Checked | End, None], idle_s: float
-) -> AsyncGenerator[Choices | Checked | End, None]:
-    """The events, if each comes in time. Raises TimeoutError."""
-    while True:
-        async with asyncio.timeout(idle_s):
-            try:
-                event = await anext(events)
-            except StopAsyncIteration:
-                return
-        yield event
 
 
 def _tokenizer_of(candidate: Candidate) -> str:
@@ -200,7 +180,7 @@ def _failed(error: Exception, progress: _Progress) -> RouteFailed:
         case _ if isinstance(error.__cause__, httpx.TimeoutException) and not isinstance(
             error.__cause__, httpx.ConnectTimeout
         ):
-            failure = FailureClass.TIMEOUT
+            return RouteFailed(FailureClass.TIMEOUT, "nothing came for too long", status=504, leg=leg)
         case _ if isinstance(error.__cause__, httpx.HTTPError | ChainError) or isinstance(error, ChainError):
             failure = FailureClass.UNREACHABLE
         case _:

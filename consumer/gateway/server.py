@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -20,6 +21,8 @@ from consumer.session import Session
 MAX_CONNECTIONS = 2048
 KEEP_ALIVE_S = 75
 _BACKLOG = 1024
+SWITCH_S = 0.0005
+"""How long the thread that writes to disk waits for its turn beside a busy event loop."""
 
 
 def run(session: Session, config: ConsumerConfig, announce: Callable[[str], None]) -> None:
@@ -27,6 +30,7 @@ def run(session: Session, config: ConsumerConfig, announce: Callable[[str], None
 
     Raises ConfigUnusable, StoreError, TokenizerUnusable, ChainError.
     """
+    sys.setswitchinterval(SWITCH_S)
     with _listening(config.gateway) as listening:
         uvloop.run(_run(session, config, listening, announce))
 
@@ -52,6 +56,7 @@ async def serve(
             lifespan="off",
             log_level="warning",
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_S,

@@ -45,6 +45,7 @@ class Spending:
                 now=self.clock.now,
                 key_lookup=lambda key: client.get(client.reads.key_record(key)),
                 accept_unverified=config.accept_unverified,
+                idle_timeout_s=config.gateway.idle_timeout_s,
                 hold=lambda draft: self.budgets.hold(draft.key_id, record.model, record.token, draft.max_cost),
             )
 

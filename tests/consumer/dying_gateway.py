@@ -12,17 +12,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-
-import httpx
 
 from consumer.exceptions import ConsumerError
 from consumer.lease_client import LeaseClient, Question
 from consumer.records import LeaseRecord
 from consumer.store import Store
 from consumer.tokenizer import PromptCounter
+from consumer.transport import Response
 from protocol.headers import VOUCHER_HEADER, parse_voucher
 from protocol.typed_data import Domain
 from tests.support.provider_stack import DOMAIN, SESSION
@@ -68,14 +67,18 @@ async def _run(folder: Path, shift: int, store: DyingStore, record: LeaseRecord)
         counter=counter,
     )
 
-    async def note(request: httpx.Request) -> None:
-        message = parse_voucher(request.headers[VOUCHER_HEADER]).message
+    post = client._http.post
+
+    def note(path: str, headers: Mapping[str, str], body: bytes = b"") -> AbstractAsyncContextManager[Response]:
+        message = parse_voucher(headers[VOUCHER_HEADER]).message
         with (folder / "sent").open("a") as file:
             file.write(json.dumps({"cumulative": message.cumulative, "context": message.context.hex()}) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    client._http.event_hooks["request"] = [note]
+        return post(path, headers, body)
+
+    client._http.post = note  # type: ignore[method-assign,assignment]
     try:
         async for _ in client.ask(QUESTION):
             pass

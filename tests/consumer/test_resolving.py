@@ -209,6 +209,6 @@ async def test_running_questions_are_left_alone(stack: ProviderStack, tmp_path: 
         async with aclosing(buyer.client.ask(LONG)) as events:
             await anext(events)
             await buyer.client.resolve()
-            assert buyer.store.state(lease.lease_id, 0) is RequestState.ADMITTED
+            await until(lambda: buyer.store.state(lease.lease_id, 0) is RequestState.ADMITTED)
             rest = [event async for event in events]
         assert isinstance(rest[-1], End)
