@@ -13,6 +13,7 @@ import pytest
 from protocol import keystore
 from protocol.chain import deployments
 from protocol.chain.client import ChainClient
+from protocol.money import Money
 from scripts.deployment.artifacts import CONTRACTS
 from tests.support.anvil import ROOT
 from tests.support.engine_slots import hold_engine_slots
@@ -21,6 +22,7 @@ from tests.support.readme import SessionFailed, blocks, matches, section, sessio
 SESSION = "A session by hand"
 DOCUMENTS = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 REFUSALS = """
+! clawmarket gateway status --once
 ! clawmarket provider withdraw --owner "$WORK/consumer/owner.json"
 clawmarket provider withdraw --owner "$WORK/owner.json"
 """
@@ -51,6 +53,7 @@ def environment(folder: Path) -> dict[str, str]:
         "WORK": str(folder / "work"),
         "RPC_PORT": str(free_port(taken)),
         "PORT": str(free_port(taken)),
+        "GATEWAY_PORT": str(free_port(taken)),
     }
 
 
@@ -81,7 +84,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
             def wallet(address: str) -> int:
                 return int(client.get(client.reads.view("TestUSDC", "balanceOf", address)))
 
-            lease = client.lease(bytes.fromhex(re.findall(r"lease 0x([0-9a-f]{64}) for", running.output)[0]))
+            lease = client.lease(bytes.fromhex(re.findall(r"lease 0x([0-9a-f]{64}) is released", running.output)[0]))
             owner = client.get(client.reads.owner_of(1))
             escrow = deployment.address("LeaseEscrow")
             sums = wallet(lease.owner), wallet(owner), wallet(escrow), lease.settled
@@ -90,12 +93,17 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
 
 
 def test_session__as_written__pays_what_was_counted(ended: Ended) -> None:
-    counted = re.search(r"\[(\d+) \+ (\d+) tokens, (\d+) base units\]", ended.output)
-    assert counted, ended.output
-    units_in, units_out, cost = map(int, counted.groups())
+    used = re.search(r'"prompt_tokens":(\d+),"completion_tokens":(\d+)', ended.output)
+    told = re.search(r"x-clawmarket-cost: (\S+ USDC)", ended.output)
+    owed = re.search(r"owed (\d+) of \d+ base units, all settled", ended.output)
+    assert used, ended.output
+    assert told
+    assert owed
+    units_in, units_out = map(int, used.groups())
     assert units_out > 0
-    assert cost == -(-(units_in * 10_000 + units_out * 30_000) // 1_000)
-    assert ended.settled == cost
+    assert Money.parse(told[1]).units == -(-(units_in * 10_000 + units_out * 30_000) // 1_000)
+    cost = int(owed[1])
+    assert ended.settled == cost > Money.parse(told[1]).units
     fee = cost * 500 // 10_000
     assert (ended.consumer, ended.owner, ended.escrow) == (50_000_000 - cost, cost - fee, fee)
 
@@ -126,6 +134,7 @@ def test_rotate_key__worker_stopped__serves_with_the_new_key(ended: Ended) -> No
 def test_session__wrong_use__is_refused_with_a_reason(ended: Ended) -> None:
     assert "error: provider 1 belongs to" in ended.output
     assert "nothing has matured yet" in ended.output
+    assert "is it running?" in ended.output
     assert "Traceback" not in ended.output
 
 
