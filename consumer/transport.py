@@ -66,13 +66,13 @@ class ProviderHttp:
                 data=body,
                 allow_redirects=False,
             )
+            if not response.ok and (connection := response.connection) and (protocol := connection.protocol):
+                # after a failure a server often closes its side, which would meet the next request
+                protocol.force_close()
             try:
                 yield Response(response)
             finally:
-                # after a failure a server often closes its side, which would meet the next request
-                if response.content.at_eof() and response.ok:
-                    response.release()
-                else:
+                if not response.content.at_eof():
                     response.close()
 
     async def aclose(self) -> None:

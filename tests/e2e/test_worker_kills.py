@@ -214,6 +214,7 @@ async def test_killed_anywhere_nothing_is_lost_or_said_twice(shop: Shop) -> None
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(7200)
 async def test_killed_everywhere_many_times(shop: Shop) -> None:
     kills = schedule(SOAK_KILLS, random.SystemRandom().randrange(1 << 32))
     print(kills)
