@@ -5,6 +5,7 @@ short request's cost. Exceptions are told apart by what matters to money: with `
 nothing was sent, with every other one something may have been.
 """
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -59,6 +60,7 @@ class ProviderHttp:
     @asynccontextmanager
     async def post(self, path: str, headers: Mapping[str, str], body: bytes = b"") -> AsyncIterator[Response]:
         """The response to a request, as soon as its head is there; leaving before its end breaks it off."""
+        await asyncio.sleep(0)  # connections that the other side has closed by now leave the pool
         with _as_httpx():
             response = await self._opened().post(
                 self._base.joinpath(path.lstrip("/"), encoded=True),
@@ -66,9 +68,6 @@ class ProviderHttp:
                 data=body,
                 allow_redirects=False,
             )
-            if not response.ok and (connection := response.connection) and (protocol := connection.protocol):
-                # after a failure a server often closes its side, which would meet the next request
-                protocol.force_close()
             try:
                 yield Response(response)
             finally:
