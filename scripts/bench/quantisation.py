@@ -34,7 +34,7 @@ def run() -> Report:
     q8_0, likeliest_q8_0 = score(default_model(), WINDOWS)
     delta = np.abs(q8_0 - q4_1)
     perplexity = {"q4_1": float(np.exp(-q4_1.mean())), "q8_0": float(np.exp(-q8_0.mean()))}
-    figures = {
+    figures: dict[str, float | str] = {
         **{f"perplexity_{name}": round(value, 4) for name, value in perplexity.items()},
         "mean_abs_delta_logprob_nats": round(float(delta.mean()), 4),
         "p99_abs_delta_logprob_nats": round(float(np.quantile(delta, 0.99)), 4),
