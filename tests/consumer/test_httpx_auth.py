@@ -12,9 +12,9 @@ import openai
 import pytest
 import pytest_asyncio
 
-from consumer.lease_client import LeaseClient
 from consumer.exceptions import ReceiptRejected
 from consumer.httpx_auth import MarketAuth
+from consumer.lease_client import LeaseClient
 from consumer.records import RequestState
 from consumer.store import Store
 from consumer.tokenizer import PromptCounter

@@ -82,11 +82,14 @@ class LiveMarket:
             data = self.client.encode(contract, function, *arguments)
             sender.execute(key, self.client.deployment.address(contract), data, timeout=30)
 
-    def enrol(self, folder: Path, *, owner: int = 1, **serving: object) -> Enrolment:
-        """A provider with the tiny model, ready to run; `serving` are settings of that section."""
+    def enrol(self, folder: Path, **serving: object) -> Enrolment:
+        """A provider with the tiny model, ready to run; `serving` are settings of that section.
+
+        Its owner is the one whose keystore the folder holds, else account 1.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "owner.json").exists():
-            keystore.save(folder / "owner.json", signer_of(owner), PASSWORD, scrypt_n=SCRYPT_N)
+            keystore.save(folder / "owner.json", signer_of(1), PASSWORD, scrypt_n=SCRYPT_N)
         plan = EnrolmentPlan(
             folder=folder,
             rpc=self.node.url,

@@ -12,8 +12,18 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from protocol import keystore
 from tests.consumer.gateway.market_gateway import Running, running
-from tests.support.live_market import ETHER, MORE_PROVIDERS, LiveMarket, WorkerProcess, live_market
+from tests.support.live_market import (
+    ETHER,
+    MORE_PROVIDERS,
+    PASSWORD,
+    SCRYPT_N,
+    LiveMarket,
+    WorkerProcess,
+    live_market,
+    signer_of,
+)
 from tests.support.tiny_gguf import NAME
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -37,7 +47,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         market = stack.enter_context(live_market(tmp_path_factory.mktemp("market")))
         workers = []
         for number, owner in enumerate((1, MORE_PROVIDERS[0])):
-            enrolment = market.enrol(tmp_path_factory.mktemp(f"provider-{number}"), owner=owner)
+            folder = tmp_path_factory.mktemp(f"provider-{number}")
+            keystore.save(folder / "owner.json", signer_of(owner), PASSWORD, scrypt_n=SCRYPT_N)
+            enrolment = market.enrol(folder)
             with market.sender("funds", 0) as sender:
                 sender.execute(f"operator-{number}", enrolment.operator, value=ETHER, timeout=30)
             workers.append(stack.enter_context(WorkerProcess(enrolment.config)))
