@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
+
 from consumer.checks import Answer
 from consumer.exceptions import ProviderFailed
 from consumer.repeating import CHAT
@@ -140,16 +142,25 @@ class Lines:
             raise ProviderFailed("the provider sent what is no UTF-8") from error
 
 
-async def items(response: Response, stream: AnswerStream) -> AsyncGenerator[Item, None]:
-    """What an answer brings, line by line. Raises ProviderFailed, ReceiptRejected, httpx.HTTPError."""
+async def items(response: Response, stream: AnswerStream, idle_s: float) -> AsyncGenerator[Item, None]:
+    """What an answer brings, line by line. Raises ProviderFailed, ReceiptRejected, httpx.HTTPError.
+
+    Comments alone, be they as many as they want, are no answer for longer than `idle_s` seconds of waiting.
+    """
     lines = Lines()
+    idle, tokens = 0.0, 0
     began = time.monotonic()
     async for chunk in response.aiter_raw():
+        waited = time.monotonic() - began
         if stream.answer.units_out:
-            stream.waited_s += time.monotonic() - began
+            stream.waited_s += waited
         for line in lines.feed(chunk):
             for item in stream.feed(line):
                 yield item
+        idle = idle + waited if stream.answer.units_out == tokens else 0.0
+        tokens = stream.answer.units_out
+        if idle > idle_s:
+            raise httpx.ReadTimeout("no token came")
         began = time.monotonic()
 
 

@@ -49,7 +49,10 @@ class LeaseExhausted(ConsumerError):  # noqa: N818
 
 
 class ProviderRefused(ConsumerError):  # noqa: N818
-    """The provider refused; `code` is its machine-readable reason. With `is_charged` it gave up after it had begun."""
+    """The provider refused; `code` is its machine-readable reason. With `is_charged` it gave up after it had begun.
+
+    `retry_after_s` is when it may be asked again, if it said so.
+    """
 
     def __init__(
         self,
@@ -59,9 +62,11 @@ class ProviderRefused(ConsumerError):  # noqa: N818
         details: dict[str, object] | None = None,
         *,
         is_charged: bool = False,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(f"the provider refused ({code}): {message}")
         self.is_charged = is_charged
+        self.retry_after_s = retry_after_s
         self.status = status
         self.code = code
         self.details = details or {}

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -156,6 +157,7 @@ class LeaseClient:
         self._now = now
         self._accept_unverified = accept_unverified
         self._unseen_tokens = unseen_tokens
+        self._idle_s = idle_timeout_s
         self._keys = NodeKeys(domain, store, record, key_lookup)
         self._book = VoucherBook(domain, store, record, signer, now, hold)
         self._http = ProviderHttp(record.endpoint, verification(record.tls_pin), CONNECT_S, idle_timeout_s)
@@ -331,7 +333,7 @@ class LeaseClient:
         voucher: Signed[Voucher] | None = None
         final: Signed[Receipt] | None = None
         stream = exchange.stream
-        async with self._sent(exchange, body) as response, aclosing(items(response, stream)) as found:
+        async with self._sent(exchange, body) as response, aclosing(items(response, stream, self._idle_s)) as found:
             async for item in found:
                 if isinstance(item, Signed):
                     voucher = await self.accept(exchange, item)
@@ -524,6 +526,7 @@ class LeaseClient:
             message,
             details if isinstance(details, dict) else None,
             is_charged=said.receipt is not None,
+            retry_after_s=_seconds(headers.get("Retry-After", "")),
         )
 
     def _pay_in_background(self, voucher: Signed[Voucher]) -> None:
@@ -596,6 +599,10 @@ class LeaseClient:
         if question.stop:
             content["stop"] = list(question.stop)
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) else None
 
 
 class Turns:

@@ -29,13 +29,13 @@ class Routes(Protocol):
 
 
 class HedgeGuard(Protocol):
-    """Whether another hedge is within its limit, and what hedges cost."""
+    """Keeps hedges within their limit: what one may cost is held until it is known."""
 
     after_s: float
 
-    def may_hedge(self) -> bool: ...
+    def hold(self, route: Route, asked: Asked) -> int | None: ...
 
-    def spent(self, leg: Leg) -> None: ...
+    def settle(self, held: int, leg: Leg | None) -> None: ...
 
 
 class Dispatcher:
@@ -85,15 +85,16 @@ class Dispatcher:
         self, route: Route, others: list[Route], asked: Asked, delivered: Delivered
     ) -> AsyncGenerator[Part | Routed, None]:
         """One route's parts; with hedging those of the next one, if that speaks first. Raises RouteFailed."""
-        if self._hedge is None or not others or delivered.text or not self._hedge.may_hedge():
+        if self._hedge is None or not others or delivered.text:
             async with aclosing(self._alone(route, asked, delivered)) as parts:
                 async for part in parts:
                     yield part
             return
         first, second = _Runner(self._alone(route, asked, delivered)), None
+        held, won = 0, None
         try:
             if not await first.speaks_within(self._hedge.after_s):
-                other = self._next(others)
+                other, held = self._next(others, self._hedge, asked)
                 if other is None:
                     async for part in first.parts():
                         yield part
@@ -105,7 +106,7 @@ class Dispatcher:
                     yield Routed(other.name, f"{route.name} was silent for {self._hedge.after_s:g} s", 1)
                     async for part in second.parts():
                         if isinstance(part, Leg):
-                            self._hedge.spent(part)
+                            won = part
                         delivered.__dict__.update(copy.__dict__)
                         yield part
                     return
@@ -116,12 +117,15 @@ class Dispatcher:
             for runner in (first, second):
                 if runner is not None:
                     await runner.stop()
+            self._hedge.settle(held, won)
 
-    def _next(self, others: list[Route]) -> Route | None:
-        while others:
+    def _next(self, others: list[Route], hedge: HedgeGuard, asked: Asked) -> tuple[Route | None, int]:
+        """The next route that may be asked within the limit, and what is held for it."""
+        while others and (held := hedge.hold(others[0], asked)) is not None:
             if self._router.begin(route := others.pop(0)):
-                return route
-        return None
+                return route, held
+            hedge.settle(held, None)
+        return None, 0
 
     async def _alone(self, route: Route, asked: Asked, delivered: Delivered) -> AsyncGenerator[Part, None]:
         outcome: Leg | RouteFailed = Leg(route.name, "cancelled")
@@ -171,7 +175,8 @@ class _Runner:
             async with aclosing(parts):
                 async for part in parts:
                     self._queue.put_nowait(part)
-                    self.spoke.set()
+                    if not (isinstance(part, Chunk) and _only_opens(part)):
+                        self.spoke.set()
         except RouteFailed as failure:
             self.has_failed = True
             self._queue.put_nowait(failure)
@@ -211,13 +216,18 @@ def needs_of(asked: Asked) -> Needs:
 
 def _is_opening(part: Chunk, opened: set[int]) -> bool:
     """Whether a chunk only says once more that the assistant speaks."""
-    delta = part.entry.get("delta")
-    if not isinstance(delta, dict) or "role" not in delta or any(delta.get(name) for name in delta if name != "role"):
+    if not _only_opens(part):
         return False
     index = int(part.entry.get("index", 0))
     is_again = index in opened
     opened.add(index)
     return is_again and part.entry.get("finish_reason") is None
+
+
+def _only_opens(part: Chunk) -> bool:
+    """Whether a chunk says nothing yet."""
+    delta = part.entry.get("delta")
+    return isinstance(delta, dict) and "role" in delta and not any(delta[name] for name in delta if name != "role")
 
 
 def _why(route: Route, failures: Sequence[RouteFailed]) -> str:

@@ -9,7 +9,10 @@ from protocol.stream import StreamToken
 
 
 class FailureClass(StrEnum):
-    """Why a route failed; each class has its own cooldown, see `consumer.routing.breaker`."""
+    """Why a route failed; each class has its own cooldown, see `consumer.routing.breaker`.
+
+    `OURS` is a fault of this machine, such as a full disk.
+    """
 
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
@@ -19,6 +22,7 @@ class FailureClass(StrEnum):
     BAD_OUTPUT = "bad_output"
     MONEY = "money"
     BAD_REQUEST = "bad_request"
+    OURS = "ours"
 
 
 class RouteFailed(Exception):  # noqa: N818 - named for what happened

@@ -12,7 +12,15 @@ import httpx
 from consumer.answer_stream import Choices
 from consumer.asked import read
 from consumer.checks import most_cost
-from consumer.exceptions import ConsumerError, LeaseExhausted, PrepayRejected, ProviderRefused, ReceiptRejected
+from consumer.exceptions import (
+    ConsumerError,
+    LeaseExhausted,
+    PrepayRejected,
+    ProviderRefused,
+    ReceiptRejected,
+    StoreError,
+    TokenizerUnusable,
+)
 from consumer.gateway.continuing import as_chat, continuation
 from consumer.gateway.events import Asked, Chunk, Delivered, FailureClass, Leg, Part, RouteFailed, Vectors
 from consumer.lease_client import Checked, End, LeaseClient
@@ -34,6 +42,7 @@ _CLASSES = {
     RefusalCode.UNKNOWN_LEASE: FailureClass.AUTH,
     RefusalCode.BAD_SIGNATURE: FailureClass.AUTH,
     RefusalCode.TERMS: FailureClass.AUTH,
+    RefusalCode.CLOCK: FailureClass.OVERLOAD,
 }
 _LEASE_IS_OVER = frozenset({RefusalCode.LEASE_ENDED, RefusalCode.TERMS, RefusalCode.SEQ_TOO_OLD})
 
@@ -168,11 +177,16 @@ def _failed(error: Exception, progress: _Progress) -> RouteFailed:
             return RouteFailed(
                 failure,
                 message,
-                status=error.status,
+                status=503 if error.code == RefusalCode.CLOCK else error.status,
                 code=str(error.code),
                 param=str(param) if param is not None else None,
+                retry_after_s=error.retry_after_s,
                 leg=leg,
             )
+        case StoreError():
+            return RouteFailed(FailureClass.OURS, message, status=503, code="records_unavailable", leg=leg)
+        case TokenizerUnusable():
+            return RouteFailed(FailureClass.OURS, message, status=500, code="tokenizer_unusable", leg=leg)
         case ReceiptRejected():
             failure = FailureClass.BAD_OUTPUT
         case LeaseExhausted() | PrepayRejected():

@@ -55,7 +55,8 @@ class Lies:
 
     `text` and `logprob` (added to every token's, in thousandths of a nat) are another model's answer. `is_silent` never
     answers at all, and neither hears that the client hangs up; each token takes `token_s`; `stalls_after` stops within
-    the answer; after `half_closes_after` tokens nothing more will come, and the connection stays; both cuts reset it.
+    the answer, and after `murmurs_after` tokens there are only comments; after `half_closes_after` tokens nothing more
+    will come, and the connection stays; both cuts reset it.
     """
 
     receipts: ReceiptLies = field(default_factory=ReceiptLies)
@@ -67,6 +68,7 @@ class Lies:
     token_s: float = 0.0
     is_silent: bool = False
     stalls_after: int | None = None
+    murmurs_after: int | None = None
     half_closes_after: int | None = None
     cut_after_tokens: int | None = None
     cut_after_bytes: int | None = None

@@ -61,7 +61,7 @@ class Seen:
 
 
 class LyingProvider:
-    """`paid` are the amounts of vouchers in their order; `part_every` tokens a receipt is due."""
+    """`vouchers` came beside requests, `paid` are their amounts; `part_every` tokens a receipt is due."""
 
     def __init__(self, identity: Identity, lies: Lies | None = None, text: str = TEXT, part_every: int = 8) -> None:
         self.identity = identity
@@ -70,6 +70,7 @@ class LyingProvider:
         self.part_every = part_every
         self.seen: list[Seen] = []
         self.paid: list[int] = []
+        self.vouchers: list[Signed[Voucher]] = []
         self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -103,7 +104,8 @@ class LyingProvider:
         if method == "POST" and path in (CHAT, COMPLETIONS):
             await self._paid(connection, path, headers, body)
         elif method == "POST" and path.endswith("/vouchers"):
-            self.paid.append(parse_voucher(dict(headers)[VOUCHER_HEADER.lower()]).message.cumulative)
+            self.vouchers.append(parse_voucher(dict(headers)[VOUCHER_HEADER.lower()]))
+            self.paid.append(self.vouchers[-1].message.cumulative)
             connection.answer(204)
         elif path == "/healthz":
             connection.answer(200, json.dumps({"ready": True, "provider": self.identity.provider}))
@@ -199,6 +201,10 @@ class _Answer:
         lies = self._lies
         if number == lies.cut_after_tokens:
             raise HungUp
+        if number == lies.murmurs_after:
+            while True:
+                connection.send(b": still here\n\n")
+                await asyncio.sleep(0.05)
         if number in (lies.stalls_after, lies.half_closes_after):
             if number == lies.half_closes_after:
                 connection.writer.write_eof()

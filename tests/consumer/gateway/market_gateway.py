@@ -29,7 +29,12 @@ class Running:
 
 
 def write_config(
-    market: LiveMarket, folder: Path, providers: Sequence[str], more: str = "", tokenizer: Path | None = None
+    market: LiveMarket,
+    folder: Path,
+    providers: Sequence[str],
+    more: str = "",
+    tokenizer: Path | None = None,
+    rpc: str = "",
 ) -> Path:
     """A consumer's folder; account 2 owns it and has money in the escrow. Canaries only where `more` says so."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +46,7 @@ def write_config(
         more = more.replace("[gateway]\n", off) if "[gateway]" in more else more + "\n" + off
     path = folder / "consumer.toml"
     path.write_text(
-        f"""rpc = ["{market.node.url}"]
+        f"""rpc = ["{rpc or market.node.url}"]
 deployment = "{market.deployment_file}"
 tokenizers = ["{tokenizer or tiny_model()}"]
 providers = {list(providers)!r}
@@ -53,10 +58,15 @@ providers = {list(providers)!r}
 
 @asynccontextmanager
 async def running(
-    market: LiveMarket, folder: Path, providers: Sequence[str], more: str = "", tokenizer: Path | None = None
+    market: LiveMarket,
+    folder: Path,
+    providers: Sequence[str],
+    more: str = "",
+    tokenizer: Path | None = None,
+    rpc: str = "",
 ) -> AsyncIterator[Running]:
     """Runs it in this process until the end of the block; `more` is added to its configuration."""
-    config = ConsumerConfig.load(write_config(market, folder, providers, more, tokenizer))
+    config = ConsumerConfig.load(write_config(market, folder, providers, more, tokenizer, rpc))
     session = Session(config, PASSWORD, scrypt_n=SCRYPT_N)
     gateway = Gateway(session, config)
     await gateway.start()

@@ -77,7 +77,7 @@ def test_retry_after__is_respected_within_bounds(asked: float) -> None:
     )
 
 
-@pytest.mark.parametrize("failure", [FailureClass.MONEY, FailureClass.BAD_REQUEST])
+@pytest.mark.parametrize("failure", [FailureClass.MONEY, FailureClass.BAD_REQUEST, FailureClass.OURS])
 def test_what_is_not_the_routes_fault__never_opens_and_frees_the_trial(failure: FailureClass) -> None:
     breaker, clock = made()
     for _ in range(50):
