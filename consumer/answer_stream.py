@@ -54,12 +54,15 @@ class AnswerStream:
 
     def feed(self, line: str) -> list[Item]:
         """What a line brings. Raises ReceiptRejected, ProviderFailed."""
-        if (line and (self._is_in_event or self._has_ended)) or "\r" in line:
+        if not line:
+            self._is_in_event = False
+            return []
+        if self._is_in_event or self._has_ended or "\r" in line:
             raise ProviderFailed("the provider sent a line where none can be")
         self._is_in_event = line.startswith("data: ")
         if self._is_in_event:
             return self._data(line[len("data: ") :])
-        if line and not line.startswith(":"):
+        if not line.startswith(":"):
             raise ProviderFailed("the provider sent a line that is neither data nor a comment")
         try:
             ours = parse_line(line)

@@ -3,8 +3,6 @@
 Who signed it is `node_keys`' question.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from consumer.exceptions import ReceiptRejected
@@ -54,6 +52,9 @@ class Answer:
     is_whole: bool = False
     _root: ResponseRoot | None = field(default_factory=ResponseRoot)
 
+    def __post_init__(self) -> None:
+        self._unmendable = _Unmendable(self)
+
     @classmethod
     def resumed(cls, agreement: Agreement, last: Receipt | None) -> "Answer":
         """An answer of which only the last checked receipt is known any more."""
@@ -64,7 +65,7 @@ class Answer:
     def add(self, token: StreamToken, elapsed_ms: int) -> None:
         """Counts a token. Raises ReceiptRejected on one that nobody has to pay for."""
         limit = self.agreement.limits.max_tokens
-        with self._unmendable():
+        with self._unmendable:
             if self.last is not None and self.last.final:
                 raise ReceiptRejected("final", "tokens after the final receipt")
             if self.units_out >= limit:
@@ -85,7 +86,7 @@ class Answer:
 
         Raises ReceiptRejected unless there is one for each of the `wanted` inputs, all of one length.
         """
-        with self._unmendable():
+        with self._unmendable:
             _equal("vectors", len(vectors), wanted)
             if not all(vectors) or len({len(vector) for vector in vectors}) > 1:
                 raise ReceiptRejected("vectors", "empty, or of different lengths")
@@ -96,19 +97,19 @@ class Answer:
     def deliver(self, text: str, choice: int = 0) -> None:
         """Takes a piece of text. Raises ReceiptRejected if it is not what the tokens read as."""
         if self.shown is not None:
-            with self._unmendable():
+            with self._unmendable:
                 self.shown.delivered(choice, text)
 
     def call(self, choice: int, number: int, name: str, arguments: str) -> None:
         """Takes a piece of a tool call. Raises ReceiptRejected where none can be."""
         if self.shown is not None:
-            with self._unmendable():
+            with self._unmendable:
                 self.shown.called(choice, number, name, arguments)
 
     def close(self, choice: int) -> None:
         """Takes the end of a choice. Raises ReceiptRejected unless all that its tokens read as was delivered."""
         if self.shown is not None:
-            with self._unmendable():
+            with self._unmendable:
                 self.shown.close(choice)
 
     def check(self, receipt: Receipt, *, elapsed_ms: int, now: int) -> Receipt:
@@ -119,7 +120,7 @@ class Answer:
         _equal("units_out", receipt.units_out, self.units_out)
         self._check_root(receipt)
         if self.shown is not None:
-            with self._unmendable():
+            with self._unmendable:
                 self.shown.settle()
         self._check_input(receipt)
         if abs(receipt.ended_at - now) > MAX_CLOCK_SKEW_S:
@@ -172,14 +173,6 @@ class Answer:
         counted = min(receipt.units_out, paid)
         return min(receipt.cost, self.due(replace(receipt, units_out=counted), 0))
 
-    @contextmanager
-    def _unmendable(self) -> Iterator[None]:
-        try:
-            yield
-        except ReceiptRejected:
-            self.is_false = True
-            raise
-
     def _check_identity(self, receipt: Receipt) -> None:
         agreed = self.agreement
         _equal("lease_id", receipt.lease_id, agreed.lease_id)
@@ -218,6 +211,20 @@ class Answer:
             raise ReceiptRejected("cost", f"{receipt.cost} is above the authorised {self.agreement.request.max_cost}")
         if self.last is not None and receipt.cost < self.last.cost:
             raise ReceiptRejected("cost", "lower than in the part before")
+
+
+class _Unmendable:
+    """Around what no later receipt can mend."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, _: object, __: object) -> None:
+        if kind is not None and issubclass(kind, ReceiptRejected):
+            self._answer.is_false = True
 
 
 def _equal(name: str, found: object, wanted: object) -> None:
