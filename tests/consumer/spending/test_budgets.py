@@ -133,6 +133,12 @@ class Spender(RuleBasedStateMachine):
             self.number(self.requests[-1])
             self.finish(self.requests[-1], amount)
 
+    @rule(amount=st.sampled_from([40, 60]))
+    def ask_and_restart(self, amount: int) -> None:
+        if self.set_aside(OWNER, "small", USDC_ADDRESS, amount):
+            self.number(self.requests[-1])
+            self.restart()
+
     def set_aside(self, key_id: str, model: str, token: str, amount: int) -> bool:
         try:
             found = self.budgets.hold(key_id, model, token, amount)

@@ -309,6 +309,7 @@ def proxy(request: pytest.FixtureRequest, stall: Stall) -> Iterator[TcpProxy]:
         yield found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [moment for moment in MOMENTS if "topping" not in moment])
 async def test_a_kill_never_makes_two_leases_of_one_wish(
     stall: Stall, tmp_path: Path, proxy: TcpProxy, moment: str
@@ -327,6 +328,7 @@ async def test_a_kill_never_makes_two_leases_of_one_wish(
     assert stall.opened == before + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [moment for moment in MOMENTS if "topping" in moment])
 async def test_a_kill_never_tops_up_twice(stall: Stall, tmp_path: Path, proxy: TcpProxy, moment: str) -> None:
     wanted, account = stall.publish(), stall.account
