@@ -97,7 +97,7 @@ def partitions() -> list[Partition]:
             ),
         ),
         Partition("protocol, provider", 5, (Suite("services", PLAIN, ("protocol", "provider")),)),
-        Partition("gateway", 3, (Suite("consumer", PLAIN, ("consumer",)),)),
+        Partition("gateway", 6, (Suite("consumer", PLAIN, ("consumer",)),)),
         Partition("indexer", 6, (Suite("indexer", PLAIN, ("indexer",)),)),
         Partition("sandbox", 5, (Suite("sandbox", PLAIN, ("sandbox",)),)),
         Partition("p2p", 5, (Suite("p2p", PLAIN, ("p2p",)),)),

@@ -62,6 +62,7 @@ async def provider(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sc
         yield running
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=BODIES, path=st.sampled_from(PATHS))
 async def test_no_body_breaks_it_or_costs_what_was_refused(provider: ScriptedProvider, body: bytes, path: str) -> None:

@@ -180,6 +180,7 @@ def test_anchor_over_what_the_backup_has_is_taken_over(shop: Shop) -> None:
         assert last.signed.recover(shop.market.domain) == shop.market.client.node_key(shop.provider)
 
 
+@pytest.mark.slow
 def test_killed_restore_is_gone_on_with(market: LiveMarket, shop: Shop) -> None:
     """Killed at each transaction it records; the next run sends that one and dies at the one after."""
     leases = [shop.open_lease() for _ in range(2)]

@@ -33,6 +33,7 @@ async def engine() -> AsyncIterator[EngineClient]:
         await client.stop()
 
 
+@pytest.mark.slow
 async def test_eight_answers_at_once_are_those_alone(engine: EngineClient) -> None:
     """With prompts of several lengths, read in pieces while others answer."""
     questions = [f"Tell me about {subject}." * (1 + number % 3 * 4) for number, subject in enumerate(SUBJECTS)]
@@ -57,6 +58,7 @@ async def test_a_long_answer_alone_is_that_among_others(engine: EngineClient) ->
     assert alone[1].prompt_tokens > LONE_CELLS
 
 
+@pytest.mark.slow
 async def test_json_of_a_real_vocabulary_validates(engine: EngineClient) -> None:
     schema = {
         "type": "object",

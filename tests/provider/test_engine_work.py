@@ -139,6 +139,7 @@ async def test_an_engine_that_hangs_is_ended_and_restarted(engine: EngineClient)
     assert len((await run(engine, "alive"))[0]) == 24
 
 
+@pytest.mark.slow
 async def test_an_engine_that_waits_or_is_paused_does_not_hang(engine: EngineClient) -> None:
     """The control of the test above: silence alone ends nothing."""
     before = engine.pid

@@ -109,6 +109,7 @@ async def _is_held(url: str, attack: Attack) -> bool:
     return held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [slow_head, silent, blank_lines, slow_body, unwanted_body])
 async def test_slow_client_is_cut_off_and_would_hold_an_unguarded_server(attack: Attack) -> None:
     app = Application()

@@ -165,6 +165,7 @@ async def test_expecting_to_continue_costs_no_body_where_the_answer_is_no(stack:
     taken.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "endless",
     [b";abcdefg" * 8_192, b"X-T: " + b"y" * 65_536, b"X-T: y\r\n" * 8_192],

@@ -72,6 +72,7 @@ async def _is_held(url: str, attack: Attack) -> bool:
     return held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [silent, slow_hello])
 async def test_a_handshake_that_never_ends_is_cut_off_and_would_hold_an_unguarded_server(
     context: ssl.SSLContext, attack: Attack

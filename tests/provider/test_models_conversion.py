@@ -44,6 +44,7 @@ def test_tokens_and_template_stay(tmp_path: Path) -> None:
     assert made.chat_template_sha256 == source.chat_template_sha256
 
 
+@pytest.mark.slow
 def test_the_model_stays_the_same_but_for_rounding() -> None:
     with hold_engine_slots(2):
         (before, likeliest_before), (after, likeliest_after) = score(packaged_model(), 1), score(default_model(), 1)

@@ -254,6 +254,7 @@ async def test_an_engine_killed_in_memory_comes_back(tmp_path: Path) -> None:
         assert await answer(found, 0) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_any_order_of_requests(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)

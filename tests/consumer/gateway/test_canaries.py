@@ -89,6 +89,7 @@ def known_answers(folder: Path) -> str:
     return f'{OFTEN}canary_answers = "{path}"\n'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["file", "recorded"])
 async def test_a_swapped_model_is_found_and_left_and_an_honest_one_is_not(
     stage: Stage, tmp_path: Path, how: str

@@ -261,6 +261,7 @@ async def test_full_disk__nothing_is_signed_that_is_not_on_it(
         assert stage.budget["spent"] == stage.owed(stage.first) + stage.owed(stage.second)
 
 
+@pytest.mark.slow
 async def test_200_streams_at_once__all_end_and_the_budget_is_exact(
     market: LiveMarket, identities: list[Identity], tmp_path: Path
 ) -> None:

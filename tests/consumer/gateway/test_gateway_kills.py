@@ -137,6 +137,7 @@ class Replay:
         return sum(parse_voucher(found[-1]).message.cumulative for found in self.vouchers.values())
 
 
+@pytest.mark.slow
 async def test_gateway__no_voucher_is_lost_or_signed_anew_and_budgets_cover_all(
     market: LiveMarket, tmp_path: Path
 ) -> None:

@@ -133,6 +133,7 @@ def forget(found: Running) -> None:
     found.gateway._health._routes.clear()
 
 
+@pytest.mark.slow
 async def test_a_stream_cut_at_any_point_is_finished_by_another(stage: Stage, tmp_path: Path) -> None:
     """50 points: no token is repeated or lost, and each provider is paid for what it gave."""
     proxy = CutProxy(stage.urls[0])

@@ -235,6 +235,7 @@ async def refused(shop: Shop, path: str, lie: Reply) -> None:
     assert source.is_complete
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", METADATA_LIES)
 async def test_metadata_that_lies__nothing_until_it_is_honest(shop: Shop, lie: str) -> None:
     del shop.server.replies["/v1/provider"]
@@ -243,6 +244,7 @@ async def test_metadata_that_lies__nothing_until_it_is_honest(shop: Shop, lie: s
     assert shop.server.sent < 100_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", OFFER_LIES)
 async def test_offer_that_lies__nothing_until_it_is_honest(shop: Shop, lie: str) -> None:
     await refused(shop, shop.offer_path, OFFER_LIES[lie](shop))

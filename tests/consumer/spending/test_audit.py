@@ -25,6 +25,8 @@ from tests.support.anvil import wait_for
 from tests.support.engine_slots import hold_engine_slots
 from tests.support.live_market import ETHER, MESSAGES, PASSWORD, LiveMarket, WorkerProcess, live_market
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Bought:

@@ -60,6 +60,7 @@ def run_process(point: str, node: Anvil, deployment: Deployment, signer: Signer,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "recorded", "mining"),
     [
@@ -323,6 +324,7 @@ FAULT_RUNS = settings(
 )
 
 
+@pytest.mark.slow
 def test_any_sequence_of_faults__every_intent_takes_effect_once(quick_folder: Path) -> None:
     SenderUnderFaults.folder = quick_folder
     run_state_machine_as_test(SenderUnderFaults, settings=FAULT_RUNS)
