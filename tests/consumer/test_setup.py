@@ -1,4 +1,4 @@
-"""`clawmarket consumer init`: what is refused before anything is written; that it works is in the README's session."""
+"""`clawmarket consumer init`: what is refused before anything is written; that it works is in the provider's guide."""
 
 from pathlib import Path
 
