@@ -33,9 +33,7 @@ class Sampler:
         self._grammar = _Grammar(model, request.grammar) if request.grammar is not None else None
         self._patience = Patience()
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        penalises = bool(request.frequency_penalty or request.presence_penalty)
-        self._takes_highest = not penalises and request.temperature <= 0
-        if penalises:
+        if request.frequency_penalty or request.presence_penalty:
             self._add(
                 llama_cpp.llama_sampler_init_penalties(
                     model.vocabulary_size, context, 1.0, request.frequency_penalty, request.presence_penalty
@@ -53,8 +51,6 @@ class Sampler:
         """The token after batch row `index`. Raises GenerationError `engine_failed` where the grammar is at a loss,
         `bad_schema` where it takes too long.
         """
-        if self._grammar is None and self._takes_highest:
-            return int(logits.argmax())  # as llama.cpp's greedy sampler, which copies all logits first
         if self._grammar is None:
             return int(llama_cpp.llama_sampler_sample(self._chain, context, index))
         started = time.thread_time()

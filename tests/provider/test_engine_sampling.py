@@ -14,7 +14,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from provider.backend import JsonOutput, Token
+from provider.backend import JsonOutput
 from provider.engine.client import EngineClient, EngineSettings
 from provider.engine.errors import GenerationError
 from tests.support.engine_slots import hold_engine_slots
@@ -65,17 +65,6 @@ async def test_a_narrow_nucleus_is_greedy(engine: EngineClient) -> None:
     greedy = ids(await run(engine, "nucleus"))
     assert ids(await run(engine, "nucleus", temperature=1.0, seed=3, top_p=1e-6)) == greedy
     assert ids(await run(engine, "nucleus", temperature=1.0, seed=3)) != greedy
-
-
-async def test_greedy_is_what_llama_cpp_calls_greedy(engine: EngineClient) -> None:
-    """A penalty too small to change a logit has llama.cpp choose."""
-    for question in ("one", "aaaa", "nucleus"):
-        assert await tokens_of(engine, question) == await tokens_of(engine, question, presence_penalty=1e-30)
-        assert await tokens_of(engine, question) != await tokens_of(engine, question, presence_penalty=2.0)
-
-
-async def tokens_of(engine: EngineClient, question: str, **options: Any) -> list[Token]:
-    return (await run(engine, question, 40, logprobs=2, **options))[0]
 
 
 async def test_without_a_seed_answers_differ(engine: EngineClient) -> None:
