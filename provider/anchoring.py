@@ -1,10 +1,12 @@
 """Anchoring: the root over all final receipts goes on chain when there are new ones.
 
 An anchor is in the ledger before it leaves, and the next one is signed only when the last is in a final block, so one
-count never gets two roots. A tick sends and returns; later ticks see what became of it.
+count never gets two roots. A tick sends and returns; later ticks see what became of it, and send it again if the chain
+loses it.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from eth_abi.abi import encode
@@ -20,6 +22,8 @@ from provider.exceptions import AnchorError
 from provider.ledger import Ledger, StoredAnchor
 from provider.service import InferenceService
 
+_log = logging.getLogger(__name__)
+
 
 def anchor_word(anchor: Anchor) -> bytes:
     """What the contract keeps of an anchor; zero bytes before the first."""
@@ -28,13 +32,20 @@ def anchor_word(anchor: Anchor) -> bytes:
     return keccak(encode(["uint64", "bytes32"], [anchor.count, anchor.root]))
 
 
+def find(ledger: Ledger, provider: int, word: bytes) -> Anchor | None:
+    """The anchor of this ledger that the contract keeps as `word`, the empty one before the first."""
+    if word == ZERO_BYTES32:
+        return Anchor(provider, 0, ZERO_BYTES32)
+    return next((known for known in ledger.anchors() if anchor_word(known) == word), None)
+
+
 def reconcile(ledger: Ledger, provider: int, latest: bytes, sign: Callable[[Anchor], Signed[Anchor]], now: int) -> None:
     """Raises AnchorError unless the chain's `latest` anchor is over receipts that this ledger has.
 
     One that the ledger's range leads to and that it has no record of, because it was restored from a copy made before
     the signature, is recorded with a new signature of the same content.
     """
-    if latest == ZERO_BYTES32 or any(anchor_word(known) == latest for known in ledger.anchors()):
+    if find(ledger, provider, latest) is not None:
         return
     last = ledger.last_anchor()
     known = last.signed.message if last else Anchor(provider, 0, ZERO_BYTES32)
@@ -89,38 +100,48 @@ class Anchoring:
         Returns the anchor that this call saw in a final block for the first time. Raises ChainError, and AnchorError
         when signing would contradict the chain; the next tick goes on.
         """
-        ledger = self._service.ledger
-        signed = await self._service.write(ledger.last_anchor)
-        confirmed = await self._service.write(lambda: ledger.last_anchor(confirmed=True))
-        if signed is not None and (confirmed is None or signed.signed.message != confirmed.signed.message):
-            return await self._follow(signed)
-        last = confirmed.signed.message if confirmed else Anchor(self._service.provider, 0, ZERO_BYTES32)
-        count = await self._service.write(lambda: ledger.count)
-        if count == last.count:
+        service, ledger = self._service, self._service.ledger
+        stored = await service.write(ledger.last_anchor)
+        latest, final = await asyncio.to_thread(self._on_chain)
+        if stored is None:
+            last = await self._known(latest)
+        elif stored != await service.write(lambda: ledger.last_anchor(confirmed=True)):
+            return await self._follow(stored, latest, final)
+        else:
+            last = stored.signed.message
+        if latest != anchor_word(last):
+            await self._take_back(latest)
             return None
-        await self._check_may_sign(anchor_word(last))
-        anchor = Anchor(self._service.provider, count, await self._service.write(ledger.root, count))
-        stored = StoredAnchor(self._sign(anchor), last.count, last.root)
-        await self._service.write(ledger.record_anchor, stored, self._service.clock.now())
-        await self._send(stored)
+        count = await service.write(lambda: ledger.count)
+        if count > last.count:
+            await self._check_key()
+            anchor = Anchor(service.provider, count, await service.write(ledger.root, count))
+            following = StoredAnchor(self._sign(anchor), last.count, last.root)
+            await service.write(ledger.record_anchor, following, service.clock.now())
+            await self._send(following)
         return None
 
-    async def _follow(self, stored: StoredAnchor) -> Anchor | None:
-        """An anchor that was signed and is not known to be final."""
-        anchor = stored.signed.message
-        word = anchor_word(anchor)
-        latest, final = await asyncio.to_thread(self._on_chain)
+    async def _follow(self, stored: StoredAnchor, latest: bytes, final: bytes) -> Anchor | None:
+        """An anchor that was signed and is not known to be final. It follows whichever of ours the chain has now."""
+        anchor, word = stored.signed.message, anchor_word(stored.signed.message)
         if final == word:
             await self._service.write(self._service.ledger.confirm_anchor, anchor.count)
             return anchor
         if latest == word:
             return None
-        await self._check_may_sign(anchor_word(Anchor(anchor.provider, stored.prev_count, stored.prev_root)))
+        previous = await self._known(latest)
+        await self._check_key()
         if stored.signed.recover(self._service.domain) != self._signer.address:
             stored = StoredAnchor(self._sign(anchor), stored.prev_count, stored.prev_root)
             await self._service.write(self._service.ledger.replace_anchor, stored)
-        await self._send(stored)
+        await self._send(StoredAnchor(stored.signed, previous.count, previous.root))
         return None
+
+    async def _take_back(self, latest: bytes) -> None:
+        """The chain no longer has what was final. If the next look says so too, the anchor is sent again."""
+        known = await self._known(latest)
+        _log.warning("the chain's latest anchor is over %d receipts only: a later one was undone", known.count)
+        await self._service.write(self._service.ledger.unconfirm_anchors, known.count)
 
     async def _send(self, stored: StoredAnchor) -> None:
         if self._save is not None and self._saved != stored.signed.message:
@@ -131,14 +152,19 @@ class Anchoring:
     def _sign(self, anchor: Anchor) -> Signed[Anchor]:
         return Signed(anchor, self._signer.sign(self._service.domain, anchor))
 
-    async def _check_may_sign(self, expected: bytes) -> None:
-        """Raises AnchorError unless the chain is where this ledger says, and takes this worker's key."""
-        latest, _ = await asyncio.to_thread(self._on_chain)
-        if latest != expected:
+    async def _known(self, latest: bytes) -> Anchor:
+        """The chain's latest anchor. Raises AnchorError unless it is one of this ledger's."""
+        service = self._service
+        known = await service.write(find, service.ledger, service.provider, latest)
+        if known is None:
             raise AnchorError(
-                f"the chain's latest anchor of provider {self._service.provider} is not this ledger's: it was "
+                f"the chain's latest anchor of provider {service.provider} is not this ledger's: it was "
                 f"restored from an old copy, or another worker uses another ledger. {_WAY_OUT}"
             )
+        return known
+
+    async def _check_key(self) -> None:
+        """Raises AnchorError unless the chain takes this worker's key."""
         key = await asyncio.to_thread(self._client.node_key, self._service.provider)
         if key != self._signer.address:
             raise AnchorError(

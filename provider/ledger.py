@@ -113,14 +113,14 @@ class Ledger:
         return parse_voucher(row[0]) if row else None
 
     def record_voucher(self, signed: Signed[Voucher], owner: str, now: int) -> bool:
-        """Keeps a voucher if it is higher than all before; returns whether it was."""
+        """Keeps a voucher if it is higher than all before; returns whether it was. Its lease is not released."""
         lease_id = signed.message.lease_id
         with self._transaction():
             before = self.account(lease_id)
             after = self._with_voucher(before, signed, now)
             if after == before:
                 return False
-            self._write_account(lease_id, before, replace(after, owner=owner))
+            self._write_account(lease_id, before, replace(after, owner=owner, is_released=False))
             return True
 
     # --- requests
@@ -151,7 +151,7 @@ class Ledger:
             self._write_account(
                 request.lease_id,
                 before,
-                replace(after, owner=owner, highest_seq=max(request.seq, before.highest_seq)),
+                replace(after, owner=owner, highest_seq=max(request.seq, before.highest_seq), is_released=False),
             )
 
     def unfinished(self) -> list[AdmittedRequest]:
@@ -270,6 +270,11 @@ class Ledger:
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO confirmed_anchors VALUES (?)", (count,))
 
+    def unconfirm_anchors(self, above: int) -> None:
+        """Takes back that anchors of more than `above` receipts are on chain."""
+        with self._transaction():
+            self._db.execute("DELETE FROM confirmed_anchors WHERE count > ?", (above,))
+
     def last_anchor(self, *, confirmed: bool = False) -> StoredAnchor | None:
         """The latest signed anchor, or the latest known to be on chain."""
         row = self._db.execute(
@@ -287,13 +292,16 @@ class Ledger:
     # --- settlements
 
     def record_settlement(self, lease_id: bytes, cumulative: int, now: int) -> None:
-        """Notes that the chain has settled a lease up to `cumulative`."""
+        """Notes that the chain has settled a lease up to `cumulative`; what was noted above that is taken back."""
         with self._transaction():
-            self._db.execute(
-                "INSERT INTO settlements (lease_id, cumulative, settled_at) VALUES (?, ?, ?)",
-                (lease_id, str(cumulative), now),
-            )
             before = self.account(lease_id)
+            if cumulative < before.settled:
+                self._forget_settlements(lease_id, cumulative)
+            if cumulative > self.last_settlement(lease_id)[0]:
+                self._db.execute(
+                    "INSERT INTO settlements (lease_id, cumulative, settled_at) VALUES (?, ?, ?)",
+                    (lease_id, str(cumulative), now),
+                )
             self._write_account(lease_id, before, replace(before, settled=cumulative))
 
     def record_release(self, lease_id: bytes) -> None:
@@ -407,6 +415,11 @@ class Ledger:
         if (before.owner, before.settled) != (after.owner, after.settled):
             self._add_settled(before.owner, -before.settled)
             self._add_settled(after.owner, after.settled)
+
+    def _forget_settlements(self, lease_id: bytes, above: int) -> None:
+        rows = self._db.execute("SELECT id, cumulative FROM settlements WHERE lease_id = ?", (lease_id,)).fetchall()
+        wrong = [(row[0],) for row in rows if int(row[1]) > above]
+        self._db.executemany("DELETE FROM settlements WHERE id = ?", wrong)
 
     def _add_settled(self, owner: str, amount: int) -> None:
         if amount:

@@ -24,7 +24,7 @@ class Market:
         return await asyncio.to_thread(self.read_lease, lease_id)
 
     def read_lease(self, lease_id: bytes) -> Lease | None:
-        """As `lease`, blocking. A close or a revocation counts from the head already."""
+        """As `lease`, blocking. A close or a revocation counts from the head already, unlike settlement and release."""
         head = self.client.head()
         self.clock.update(head.timestamp)
         final = self.client.final_block(head)
@@ -52,5 +52,5 @@ class Market:
             fee_bps=found.fee_bps,
             is_closing=newest.is_closing,
             is_revoked=newest.is_revoked,
-            is_released=newest.is_released,
+            is_released=found.is_released,
         )

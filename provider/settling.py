@@ -1,6 +1,9 @@
 """Settling: the highest voucher of every lease goes on chain when it is worth it, or when waiting would risk it.
 
 A tick sends and returns; what became of it is seen by later ticks. Nothing waits for a block to become final.
+
+What the chain has settled is taken from final blocks, and from the newest answer: one that says less takes back what
+another said before. So leases are looked at once more after they count as settled, and by `releasing` until they end.
 """
 
 import asyncio
@@ -32,6 +35,8 @@ LEASE_GAS = 18_000
 GAS_MARGIN = 80_000
 LEASE_GAS_LIMIT = 30_000
 WEI_PER_ETHER = 10**18
+RESEND_S = 600
+"""So long a final settlement without effect may be due to a node that is behind."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +59,23 @@ class Settled:
 
 @dataclass(frozen=True)
 class _Sent:
-    """What was last sent for a lease, and the name of its transaction."""
+    """What was last sent for a lease, the name of its transaction, and when."""
 
     cumulative: int
     name: str
+    at: int
 
 
 def is_due(
     lease: Lease, voucher: Voucher, last_settled_at: int, now: int, gas_cost: int, policy: SettlingPolicy, sent: int = 0
 ) -> bool:
-    """Whether a lease's voucher should be settled now.
+    """Whether the voucher of a lease that is not over should be settled now.
 
-    `now` is the head's timestamp, `gas_cost` in token base units; `sent` is a cumulative that is on its way already.
+    `now` is the market's time, so that nothing waits when a node is behind; `gas_cost` is in token base units, `sent` a
+    cumulative that is on its way already.
     """
     unsettled = min(voucher.cumulative, lease.deposit) - max(lease.settled, sent)
-    if unsettled <= 0 or lease.is_released or now >= lease.closes_at:
+    if unsettled <= 0 or lease.is_released:
         return False
     return (
         unsettled >= policy.gas_multiple * gas_cost
@@ -88,7 +95,10 @@ def gas_limit(estimate: int, leases: int) -> int:
 def submit(
     client: ChainClient, sender: TransactionSender, provider: int, token: str, batch: Sequence[Signed[Voucher]]
 ) -> str:
-    """Sends a batch; returns the name of its transaction, which is the same for the same batch. Raises ChainError."""
+    """Sends a batch; returns the name of its transaction, which is the same for the same batch. Raises ChainError.
+
+    It goes out anew when the last attempt is final and, as its caller found, without effect.
+    """
     rows = []
     for signed in batch:
         r, vs = signed.signature.compact()
@@ -98,10 +108,30 @@ def submit(
     name = f"settle:{keccak(data).hex()[:32]}"
     escrow = client.deployment.address("LeaseEscrow")
     estimate = client.estimate_gas(Transaction(escrow, data).as_request(sender.address))
-    outcome = sender.retry(name, escrow, data, gas=gas_limit(estimate, len(batch)))
+    gas = gas_limit(estimate, len(batch))
+    outcome = sender.retry(name, escrow, data, gas=gas, is_over=lambda attempt: attempt.has_ended)
     if outcome.has_failed or outcome.note:
         _log.warning("settlement %s at nonce %d: %s", outcome.key, outcome.nonce, outcome.note)
     return name
+
+
+async def note_settled(service: InferenceService, lease: Lease) -> Settled | None:
+    """Makes the ledger say what the chain has settled by our vouchers; returns what is new in that."""
+    account = await service.write(service.ledger.account, lease.lease_id)
+    settled = min(lease.settled, account.cumulative)
+    if settled == account.settled:
+        return None
+    service.leases.forget(lease.lease_id)
+    await service.write(service.ledger.record_settlement, lease.lease_id, settled, service.clock.now())
+    if settled > account.settled:
+        return Settled(lease.lease_id, settled)
+    _log.warning(
+        "lease 0x%s is settled up to %d, and not to %d as was said before",
+        lease.lease_id.hex(),
+        settled,
+        account.settled,
+    )
+    return None
 
 
 class Settling:
@@ -116,6 +146,7 @@ class Settling:
         self._sender = sender
         self._policy = policy
         self._sent: dict[bytes, _Sent] = {}
+        self._noted: list[bytes] = []
 
     async def tick(self, *, force: bool = False) -> list[Settled]:
         """Notes what the chain has settled and sends what is due; with `force` everything unsettled.
@@ -133,17 +164,20 @@ class Settling:
                 except ChainError as error:
                     _log.warning("%d vouchers of %s are settled later: %s", len(batch), token, error)
                     continue
+                now = self._service.clock.now()
                 for signed in batch:
-                    self._sent[signed.message.lease_id] = _Sent(signed.message.cumulative, name)
+                    self._sent[signed.message.lease_id] = _Sent(signed.message.cumulative, name, now)
         return settled
 
     async def _look(self, *, force: bool) -> tuple[list[Settled], dict[str, list[Signed[Voucher]]]]:
         """What the chain has settled since the last look, and the vouchers that are due, the most urgent first."""
-        ledger = self._service.ledger
+        ledger, clock = self._service.ledger, self._service.clock
         gas_cost = 0 if force else await asyncio.to_thread(self._gas_cost)
         settled: list[Settled] = []
         due: dict[str, list[tuple[int, Signed[Voucher]]]] = defaultdict(list)
-        for lease_id in await self._service.write(ledger.unsettled):
+        looked_at = dict.fromkeys([*await self._service.write(ledger.unsettled), *self._noted])
+        self._sent = {lease_id: sent for lease_id, sent in self._sent.items() if lease_id in looked_at}
+        for lease_id in looked_at:
             signed = await self._service.write(ledger.highest_voucher, lease_id)
             try:
                 lease = await self._market.lease(lease_id)
@@ -154,22 +188,25 @@ class Settling:
                 continue
             if signed is None or lease is None:
                 continue
-            if await self._note(lease):
-                settled.append(Settled(lease_id, lease.settled))
+            if noted := await note_settled(self._service, lease):
+                settled.append(noted)
+            if clock.block_time() >= lease.closes_at:
+                continue
             _, settled_at = await self._service.write(ledger.last_settlement, lease_id)
-            now = self._service.clock.block_time()
-            if is_due(lease, signed.message, settled_at, now, gas_cost, self._policy, self._on_its_way(lease_id)):
+            sent = self._on_its_way(lease_id)
+            if is_due(lease, signed.message, settled_at, clock.now(), gas_cost, self._policy, sent):
                 due[lease.token].append((lease.closes_at, signed))
+        self._noted = [noted.lease_id for noted in settled]
         ordered = {token: [signed for _, signed in sorted(rows, key=lambda row: row[0])] for token, rows in due.items()}
         return settled, ordered
 
     def _on_its_way(self, lease_id: bytes) -> int:
-        """Up to where the lease was sent to be settled, unless that failed for good."""
+        """Up to where the lease was sent to be settled, unless that failed for good or should have been seen by now."""
         sent = self._sent.get(lease_id)
-        if sent is None:
+        outcome = self._sender.latest(sent.name) if sent else None
+        if sent is None or outcome is None or outcome.has_failed:
             return 0
-        outcome = self._sender.latest(sent.name)
-        return 0 if outcome is None or outcome.has_failed else sent.cumulative
+        return 0 if outcome.has_ended and self._service.clock.now() >= sent.at + RESEND_S else sent.cumulative
 
     def _gas_cost(self) -> int:
         fees = self._client.fees()
@@ -178,13 +215,3 @@ class Settling:
 
     def _submit(self, token: str, batch: list[Signed[Voucher]]) -> str:
         return submit(self._client, self._sender, self._service.provider, token, batch)
-
-    async def _note(self, lease: Lease) -> bool:
-        """Records what the chain has settled, in a final block, if that is new."""
-        account = await self._service.write(self._service.ledger.account, lease.lease_id)
-        if lease.settled <= account.settled:
-            return False
-        self._service.leases.forget(lease.lease_id)
-        now = self._service.clock.now()
-        await self._service.write(self._service.ledger.record_settlement, lease.lease_id, lease.settled, now)
-        return True

@@ -109,6 +109,22 @@ def test_settlements_count_for_their_owner(ledger: Ledger) -> None:
     assert ledger.last_settlement(LEASE) == (10, NOW + 5)
 
 
+def test_settlement_that_was_less_than_noted_is_owed_again(ledger: Ledger) -> None:
+    ledger.record_voucher(voucher(2**90), OWNER, NOW)
+    ledger.record_settlement(LEASE, 10, NOW + 5)
+    ledger.record_settlement(LEASE, 2**90, NOW + 6)
+    assert ledger.unsettled() == []
+    ledger.record_settlement(LEASE, 12, NOW + 7)
+    assert (ledger.unsettled(), ledger.settled_with(OWNER)) == ([LEASE], 12)
+    assert ledger.last_settlement(LEASE) == (12, NOW + 7)
+    ledger.record_settlement(LEASE, 10, NOW + 8)
+    assert ledger.last_settlement(LEASE) == (10, NOW + 5), "waiting counts from what holds"
+    ledger.record_settlement(LEASE, 0, NOW + 9)
+    assert ledger.last_settlement(LEASE) == (0, NOW)
+    assert (ledger.settled_with(OWNER), ledger.account(LEASE).settled) == (0, 0)
+    ledger.check()
+
+
 def test_abandoned_request_is_never_signed_for(ledger: Ledger) -> None:
     admit(ledger, 0)
     admit(ledger, 1)
@@ -134,6 +150,17 @@ def test_released_leases_are_out_of_the_way(ledger: Ledger) -> None:
     assert ledger.account(LEASE).is_released
     assert ledger.settled_with(OWNER) == 4
     ledger.check()
+
+
+@pytest.mark.parametrize("by_request", [False, True])
+def test_lease_that_gives_a_voucher_is_not_released(ledger: Ledger, by_request: bool) -> None:
+    ledger.record_voucher(voucher(10), OWNER, NOW)
+    ledger.record_release(LEASE)
+    if by_request:
+        admit(ledger)
+    else:
+        ledger.record_voucher(voucher(11), OWNER, NOW)
+    assert ledger.unreleased() == ledger.unsettled() == [LEASE]
 
 
 def test_unpaid_is_what_was_served_above_the_vouchers(ledger: Ledger) -> None:
@@ -276,5 +303,11 @@ def test_anchors_are_kept_once_per_count(ledger: Ledger) -> None:
     ledger.confirm_anchor(1)
     assert ledger.last_anchor() == stored(2)
     assert ledger.last_anchor(confirmed=True) == stored(1)
+    ledger.confirm_anchor(2)
+    ledger.unconfirm_anchors(1)
+    assert ledger.last_anchor(confirmed=True) == stored(1)
+    ledger.unconfirm_anchors(0)
+    assert ledger.last_anchor(confirmed=True) is None
+    assert ledger.last_anchor() == stored(2)
     with pytest.raises(sqlite3.IntegrityError):
         ledger.record_anchor(stored(2), NOW)

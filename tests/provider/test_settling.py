@@ -30,7 +30,6 @@ LEASE = make_lease(make_offer().terms, expiry=1_000_000, closes_at=1_010_000)
         (89, 500_000, 500_000, {"deposit": 100}, False),
         (200, 500_000, 0, {"deposit": 100, "settled": 100}, False),
         (0, 500_000, 0, {}, False),
-        (50_000, 1_010_000, 0, {}, False),
         (50_000, 500_000, 0, {"is_released": True}, False),
     ],
 )
