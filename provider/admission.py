@@ -62,7 +62,14 @@ def answer_limit(
 def check_embedding(
     backend: Backend, offer: Offer, work: Embed, counts: list[int], max_cost: int, deposit: int
 ) -> None:
-    """Raises Refusal unless every prompt of an embedding fits the context, and all of them the terms and the money."""
+    """Raises Refusal unless the model makes such vectors, each prompt fits it, and all the terms and the money."""
+    if work.dimensions not in (None, backend.dimensions):
+        raise Refusal(
+            "invalid_request",
+            f"dimensions: this model's vectors have {backend.dimensions}; leave the field out",
+            status=400,
+            param="dimensions",
+        )
     total = sum(counts)
     for number, count in enumerate(counts):
         _check_input(offer, count, backend.context - count, f"input {number}")

@@ -119,6 +119,10 @@ class Backend(Protocol):
     def has_tools(self) -> bool:
         """Whether the chat template takes tools."""
 
+    @property
+    def dimensions(self) -> int:
+        """Components of an embedding."""
+
     async def count(self, prompt: Prompt) -> int:
         """Tokens of the prompt as the model will read it."""
 

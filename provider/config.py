@@ -160,7 +160,10 @@ class BackendSection(_Section):
 
 
 class ServingSection(_Section):
-    """The HTTP surface and the credit given."""
+    """The HTTP surface and the credit given.
+
+    An answer waits up to `voucher_timeout_s` at a time for a voucher, and `max_paused_s` in all; then it ends unpaid.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
@@ -168,6 +171,7 @@ class ServingSection(_Section):
     credit_growth_bps: int = Field(default=1_000, ge=0, le=10_000)
     chunk_tokens: int = Field(default=32, ge=1, le=4096)
     voucher_timeout_s: float = Field(default=30.0, gt=0, le=600)
+    max_paused_s: float = Field(default=120.0, gt=0, le=3_600)
     lease_ttl_s: float = Field(default=5.0, ge=0, le=300)
 
 

@@ -8,7 +8,6 @@ from provider.active_request import ActiveRequest, Host
 from provider.backend import Backend, Prompt
 from provider.engine.errors import GenerationError
 from provider.events import Embedded
-from provider.exceptions import Refusal
 from provider.exposure import LeaseExposure
 from provider.metering import Meter
 
@@ -25,24 +24,17 @@ class ActiveEmbedding(ActiveRequest):
         model: str,
         prompt_tokens: int,
         prompts: tuple[Prompt, ...],
-        dimensions: int | None,
     ) -> None:
         super().__init__(host, backend, exposure, meter, model, prompt_tokens)
         self._prompt_tokens = prompt_tokens
         self._prompts = prompts
-        self._dimensions = dimensions
 
     async def _work(self) -> str:
         found = await self._backend.embed(list(self._prompts))
         if len(found) != len(self._prompts):
             raise GenerationError("engine_failed", f"{len(found)} vectors for {len(self._prompts)} inputs")
-        if self._dimensions not in (None, len(found[0])):
-            raise Refusal(
-                "invalid_request",
-                f"dimensions: this model's vectors have {len(found[0])}; leave the field out",
-                status=400,
-                param="dimensions",
-            )
+        if any(len(vector) != self._backend.dimensions for vector in found):
+            raise GenerationError("engine_failed", "a vector has other dimensions than the model")
         vectors = await asyncio.to_thread(self._take, found)
         self.meter.start(self._prompt_tokens, 0)
         self._note()

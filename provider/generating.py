@@ -19,11 +19,15 @@ from provider.metering import Meter
 
 @dataclass(frozen=True)
 class Pace:
-    """How often receipts are signed (by tokens or by seconds), and how long an answer waits for a voucher."""
+    """How often receipts are signed (by tokens or by seconds), and how long an answer waits for a voucher at a time.
+
+    All waits of a request together last `max_paused_s` at most: its place in the engine is kept meanwhile.
+    """
 
     chunk_tokens: int
     chunk_s: float
     voucher_timeout_s: float
+    max_paused_s: float
 
 
 class ActiveGeneration(ActiveRequest):
@@ -99,7 +103,7 @@ class ActiveGeneration(ActiveRequest):
         False when nobody pays, or when the lease closes soon.
         """
         paused_at: float | None = None
-        deadline = time.monotonic() + self._pace.voucher_timeout_s
+        deadline = time.monotonic() + min(self._pace.voucher_timeout_s, self._pace.max_paused_s - self._paused_s)
         while True:
             changed = self._exposure.changed
             if self._host.clock.now() >= self._exposure.stop_at:

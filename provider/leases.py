@@ -12,6 +12,7 @@ from provider.exceptions import Refusal
 from provider.limits import TokenBucket
 
 FETCH_TIMEOUT_S = 5.0
+MAX_KNOWN = 20_000
 MAX_UNKNOWN = 10_000
 # after a failed read, known leases are not read again for so long
 OUTAGE_PAUSE_S = 10.0
@@ -49,6 +50,8 @@ class Lease:
 class LeaseCache:
     """Reads leases through `fetch` and keeps each for `ttl_s` seconds, that there is none for `unknown_ttl_s`.
 
+    Those not asked for since `MAX_KNOWN` others were are forgotten.
+
     Ids never seen before are read only as often as `strangers` allows, because anyone can invent them.
 
     While the chain cannot be read, what was read less than `stale_s` seconds ago still counts: the credit cap bounds
@@ -71,7 +74,7 @@ class LeaseCache:
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
         self._strangers = strangers
         self._outage_until = 0.0
-        self._kept: dict[bytes, tuple[float, Lease]] = {}
+        self._kept: OrderedDict[bytes, tuple[float, Lease]] = OrderedDict()
         self._locks: dict[bytes, asyncio.Lock] = {}
 
     async def get(self, lease_id: bytes) -> Lease | None:
@@ -81,6 +84,8 @@ class LeaseCache:
         """
         if self._is_unknown(lease_id):
             return None
+        if lease_id in self._kept:
+            self._kept.move_to_end(lease_id)
         if lease := self._younger_than(lease_id, self._ttl_s):
             return lease
         async with self._locks.setdefault(lease_id, asyncio.Lock()):
@@ -118,6 +123,8 @@ class LeaseCache:
             return stale
         if lease is not None:
             self._kept[lease_id] = (time.monotonic(), lease)
+            while len(self._kept) > MAX_KNOWN:
+                self._kept.popitem(last=False)
         elif self._unknown_ttl_s:
             self._unknown[lease_id] = time.monotonic() + self._unknown_ttl_s
             while len(self._unknown) > MAX_UNKNOWN:

@@ -9,7 +9,7 @@ from protocol.headers import RefusalCode
 from provider.exceptions import Refusal
 
 MAX_RATES = 20_000
-"""How many leases and owners are remembered; the ones that were quiet for longest go first."""
+"""How many leases and owners are remembered."""
 
 
 class TokenBucket:
@@ -44,6 +44,26 @@ class TokenBucket:
         return (1 - self._tokens) / self._per_s if self._per_s else math.inf
 
 
+class TokenBuckets:
+    """One bucket for each key; the ones that were quiet for longest are forgotten first."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` in seconds."""
+        self._clock = clock
+        self._buckets: OrderedDict[Hashable, TokenBucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def get(self, key: Hashable, per_s: float, burst: int) -> TokenBucket:
+        """The key's bucket, a full one for a new key."""
+        bucket = self._buckets.pop(key, None) or TokenBucket(per_s, burst, self._clock)
+        self._buckets[key] = bucket
+        if len(self._buckets) > MAX_RATES:
+            self._buckets.popitem(last=False)
+        return bucket
+
+
 class RequestRates:
     """The terms' requests per minute, for each lease and for each owner over all its leases on one offer.
 
@@ -52,12 +72,11 @@ class RequestRates:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` in seconds."""
-        self._clock = clock
-        self._buckets: OrderedDict[tuple[Hashable, ...], TokenBucket] = OrderedDict()
+        self._buckets = TokenBuckets(clock)
 
     def take(self, lease_id: bytes, owner: str, offer_id: int, per_minute: int) -> None:
         """Counts a request. Raises Refusal with the seconds until the next may come."""
-        buckets = [self._bucket((lease_id,), per_minute), self._bucket((owner, offer_id), per_minute)]
+        buckets = [self._buckets.get(key, per_minute / 60, per_minute) for key in (lease_id, (owner, offer_id))]
         wait_s = max(bucket.wait_s() for bucket in buckets)
         if wait_s > 0:
             raise Refusal(
@@ -68,10 +87,3 @@ class RequestRates:
             )
         for bucket in buckets:
             bucket.take()
-
-    def _bucket(self, key: tuple[Hashable, ...], per_minute: int) -> TokenBucket:
-        bucket = self._buckets.pop(key, None) or TokenBucket(per_minute / 60, per_minute, self._clock)
-        self._buckets[key] = bucket
-        if len(self._buckets) > MAX_RATES:
-            self._buckets.popitem(last=False)
-        return bucket

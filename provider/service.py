@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from protocol.exceptions import InvalidSignature
 from protocol.headers import SEQ_WINDOW, RefusalCode, RequestContext, Signed
@@ -24,7 +25,7 @@ from provider.exposure import CreditPolicy, LeaseExposure, OwnerExposure
 from provider.generating import ActiveGeneration, Pace
 from provider.leases import Lease, LeaseCache
 from provider.ledger import AdmittedRequest, Ledger
-from provider.limits import RequestRates, TokenBucket
+from provider.limits import RequestRates, TokenBuckets
 from provider.metering import Meter, closing_receipt, prompt_cost
 from provider.offers import Offer, OfferBook
 from provider.seams import ContentPolicy, Gate, Metrics, Silent
@@ -44,6 +45,7 @@ class ServiceSettings:
     chunk_tokens: int = 32
     chunk_s: float = 10.0
     voucher_timeout_s: float = 30.0
+    max_paused_s: float = 120.0
     closing_margin_s: int = 600
     vouchers_per_s: float = 20.0
     voucher_burst: int = 100
@@ -109,13 +111,15 @@ class InferenceService:
         self._policy = policy
         self._signer = signer
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
-        self._exposures: dict[bytes, LeaseExposure] = {}
-        self._owners: dict[str, OwnerExposure] = {}
+        # the ledger remembers what was served and paid, so these live only while somebody uses them
+        self._exposures: WeakValueDictionary[bytes, LeaseExposure] = WeakValueDictionary()
+        self._owners: WeakValueDictionary[str, OwnerExposure] = WeakValueDictionary()
+        self._admission: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._rates = RequestRates()
-        self._voucher_rates: dict[bytes, TokenBucket] = {}
+        self._voucher_rates = TokenBuckets()
         self._in_work: set[tuple[bytes, int]] = set()
         self._lacks_finals = False
-        self._admission: dict[str, asyncio.Lock] = {}
+        self._without_final: set[ActiveRequest] = set()
         self._running: dict[tuple[bytes, int], ActiveRequest] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -148,10 +152,12 @@ class InferenceService:
         """
         if self._lacks_finals:
             self._lacks_finals = False
+            ended, self._without_final = self._without_final, set()
             try:
                 await self.recover()
             except BaseException:
                 self._lacks_finals = True
+                self._without_final |= ended
                 raise
         for lease_id in {active.lease_id for active in self._running.values()}:
             lease = await self.leases.get(lease_id)
@@ -241,7 +247,9 @@ class InferenceService:
         """Called by a request at its end; one without its final receipt gets it later."""
         self._running.pop((active.lease_id, active.seq), None)
         self._in_work.discard((active.lease_id, active.seq))
-        self._lacks_finals |= not has_final
+        if not has_final:
+            self._lacks_finals = True
+            self._without_final.add(active)
         meter = active.meter
         self.metrics.request_ended(
             active.model, outcome, meter.ttft_ms, meter.duration_ms, meter.units_in, meter.units_cached, meter.units_out
@@ -256,13 +264,13 @@ class InferenceService:
         return known
 
     async def _load(self, lease: Lease) -> LeaseExposure:
-        if lease.owner not in self._owners:
+        owner = self._owners.get(lease.owner)
+        if owner is None:
             unpaid = await self.write(self.ledger.unpaid_of, lease.owner)
-            self._owners.setdefault(lease.owner, OwnerExposure(unpaid))
+            owner = self._owners.setdefault(lease.owner, OwnerExposure(unpaid))
         account = await self.write(self.ledger.account, lease.lease_id)
         if known := self._exposures.get(lease.lease_id):
             return known
-        owner = self._owners[lease.owner]
         owner.unloaded.pop(lease.lease_id, None)
         loaded = LeaseExposure(lease.deposit, 0, account.served, account.cumulative, owner=owner)
         self._exposures[lease.lease_id] = loaded
@@ -292,10 +300,7 @@ class InferenceService:
     def _check_rate(self, lease_id: bytes) -> None:
         """Raises Refusal when a lease's vouchers come faster than any answer can be paid."""
         settings = self.settings
-        bucket = self._voucher_rates.get(lease_id)
-        if bucket is None:
-            bucket = self._voucher_rates[lease_id] = TokenBucket(settings.vouchers_per_s, settings.voucher_burst)
-        if not bucket.take():
+        if not self._voucher_rates.get(lease_id, settings.vouchers_per_s, settings.voucher_burst).take():
             raise Refusal(RefusalCode.BUSY, "too many vouchers of this lease: send fewer, higher ones", status=429)
 
     async def _refuse_repeat(self, lease_id: bytes, seq: int) -> None:
@@ -344,13 +349,13 @@ class InferenceService:
             return _Plan(
                 total,
                 lambda exposure, meter: ActiveEmbedding(
-                    self, backend, exposure, meter, work.model, total, work.prompts, work.dimensions
+                    self, backend, exposure, meter, work.model, total, work.prompts
                 ),
             )
         limit = answer_limit(backend, offer, work, total, max_cost, deposit)
         requests = list(work.requests(limit, caller.lease.lease_id.hex()))
         settings = self.settings
-        pace = Pace(settings.chunk_tokens, settings.chunk_s, settings.voucher_timeout_s)
+        pace = Pace(settings.chunk_tokens, settings.chunk_s, settings.voucher_timeout_s, settings.max_paused_s)
         return _Plan(
             total,
             lambda exposure, meter: ActiveGeneration(self, backend, exposure, meter, work.model, total, requests, pace),

@@ -97,6 +97,7 @@ class Worker:
                 credit=CreditPolicy(serving.credit_stranger, serving.credit_growth_bps),
                 chunk_tokens=serving.chunk_tokens,
                 voucher_timeout_s=serving.voucher_timeout_s,
+                max_paused_s=serving.max_paused_s,
                 closing_margin_s=config.settling.closing_margin_s,
             ),
             gate=self.gate,

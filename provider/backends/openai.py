@@ -57,6 +57,11 @@ class OpenAIBackend:
         """Tools are written into the prompt, so they need plain completions."""
         return self._section.api == "completions" and self._vocabulary.has_tools
 
+    @property
+    def dimensions(self) -> int:
+        """As the file says, though other servers are not asked for embeddings."""
+        return self._vocabulary.dimensions
+
     async def start(self) -> None:
         """Raises EngineStartError unless the vocabulary loads and the server has the model."""
         await self._vocabulary.start()

@@ -110,6 +110,7 @@ class Engine:
             "context": self._context,
             "chat_template": self._prompts.template,
             "has_tools": self._prompts.has_tools,
+            "dimensions": self._model.dimensions,
             "build": f"llama-cpp-python {llama_cpp.__version__}",
         }
 

@@ -137,6 +137,11 @@ class EngineClient:
         """Whether the chat template writes tools into the prompt."""
         return bool(self.model["has_tools"])
 
+    @property
+    def dimensions(self) -> int:
+        """Components of an embedding."""
+        return int(self.model["dimensions"])
+
     async def count(self, prompt: Prompt) -> int:
         """Tokens of the prompt as the model will read it. Raises EngineError."""
         return int((await self._ask({"op": "count", "prompt": _prompt(prompt)}))["tokens"])

@@ -53,6 +53,7 @@ class Model:
         self._piece_buffer = ctypes.create_string_buffer(MAX_PIECE_BYTES)
         self.piece = functools.cache(self._read_piece)
         self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
+        self.dimensions: int = llama_cpp.llama_model_n_embd(self._model)
 
     @property
     def handle(self) -> Any:
@@ -142,7 +143,7 @@ class Batcher:
         self._memory = llama_cpp.llama_get_memory(self.handle)
         self._batch = llama_cpp.llama_batch_init(batch, 0, 1)
         self._vocabulary_size = model.vocabulary_size
-        self._width: int = llama_cpp.llama_model_n_embd(model.handle)
+        self._width = model.dimensions
         self.capacity = batch
         self.context_per_sequence: int = llama_cpp.llama_n_ctx_seq(self.handle)
 

@@ -256,8 +256,10 @@ class Observer:
     async def _learn_tokens(self, ledger: LedgerFigures | None) -> None:
         if ledger is None or only_token(self._service.offers.all()):
             return
-        new = [found.lease_id for found in ledger.accounts if found.lease_id not in self._token_of][:MAX_NEW_TOKENS]
-        self._token_of |= await asyncio.to_thread(lease_tokens, self._client, new)
+        new = [one.lease_id for one in ledger.accounts if one.lease_id not in self._token_of][:MAX_NEW_TOKENS]
+        found = await asyncio.to_thread(lease_tokens, self._client, new)
+        open_leases = {account.lease_id for account in ledger.accounts}
+        self._token_of = {lease: token for lease, token in (self._token_of | found).items() if lease in open_leases}
 
 
 def assemble(

@@ -499,12 +499,14 @@ async def test_base64_holds_the_same_millionths(tmp_path: Path) -> None:
         ({"encoding_format": "hex"}, "encoding_format"),
         ({"dimensions": 0}, "dimensions"),
         ({"dimensions": DIMENSIONS - 1}, "dimensions"),
+        ({"dimensions": DIMENSIONS + 1}, "dimensions"),
     ],
 )
 async def test_wrong_embedding_requests_cost_nothing(tmp_path: Path, change: dict[str, Any], param: str) -> None:
     async with asking(tmp_path, kind=OfferKind.EMBEDDING) as asks:
         response = await asks.post(EMBEDDINGS, **{"input": "x", **change})
         assert (response.status_code, error_of(response)["param"].partition(".")[0]) == (400, param)
+        assert asks.provider.backend.embedded == [], "nothing is computed for it"
         assert asks.provider.ledger.account(asks.lease_id).served == 0
 
 

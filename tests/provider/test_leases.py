@@ -97,3 +97,16 @@ def test_requests_end_with_the_lease(changes: dict[str, int], is_open: bool) -> 
         with pytest.raises(Refusal) as refusal:
             lease.check_open(98)
         assert refusal.value.code is RefusalCode.LEASE_ENDED
+
+
+async def test_leases_nobody_asks_for_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "MAX_KNOWN", 2)
+    chain = Chain()
+    cache = LeaseCache(chain.fetch, 60)
+    ids = [bytes([number]) * 32 for number in range(3)]
+    for lease_id in (ids[0], ids[1], ids[0], ids[2]):
+        await cache.get(lease_id)
+    assert [cache.known(lease_id) is not None for lease_id in ids] == [True, False, True]
+    assert chain.reads == 3
+    assert await cache.get(ids[1]) == LEASE
+    assert chain.reads == 4

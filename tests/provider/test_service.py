@@ -1,6 +1,7 @@
 """A provider over HTTP, with the tiny model: admission, streams, receipts, payment, repeats."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -275,6 +276,27 @@ async def test_unpaid_stream_ends_with_a_final_receipt_within_the_cap(tmp_path: 
         assert len(again.tokens) == 3
 
 
+async def test_payer_of_one_token_at_a_time_keeps_no_place_in_the_engine_for_ever(tmp_path: Path) -> None:
+    """Each wait is short, all together are not."""
+    cap = HELLO * 10 + 30
+    async with (
+        provider_stack(tmp_path, credit=cap, voucher_timeout_s=20, max_paused_s=0.5) as stack,
+        RawGateway(stack.url) as gateway,
+    ):
+        lease = stack.add_lease()
+        prepared, answer, paid = prepare(lease.lease_id), Received(), 0
+        async for _ in gateway.lines(prepared, answer):
+            if answer.error is None and answer.exposures and answer.exposures[-1].cumulative == paid:
+                await asyncio.sleep(0.2)  # what the payer does to it
+                paid += 30
+                await gateway.pay(sign(lease.lease_id, paid))
+        check_receipts(stack, prepared, answer)
+        assert answer.error is not None
+        assert (answer.error["code"], answer.done) == ("unpaid", False)
+        assert 1 < len(answer.tokens) <= 4
+        await until(lambda: stack.service.running() == 0)
+
+
 async def test_prompt_dearer_than_the_cap_needs_prepayment(tmp_path: Path) -> None:
     async with provider_stack(tmp_path, credit=HELLO * 10 - 1) as stack, RawGateway(stack.url) as gateway:
         lease = stack.add_lease()
@@ -475,6 +497,52 @@ async def test_unpaid_value_of_an_owner_survives_a_restart(tmp_path: Path) -> No
         assert response.json()["error"]["details"]["owed_on_other_leases"] == str(cap)
         assert (await gateway.pay(sign(lease.lease_id, cap))).status_code == 204
         assert (await gateway.ask(prepare(sister.lease_id, seq=1))).final.cost == cap
+
+
+async def test_idle_leases_and_owners_take_no_memory_and_what_they_owe_stays(tmp_path: Path) -> None:
+    cap = HELLO * 10 + 5 * 30
+    async with provider_stack(tmp_path, credit=cap, voucher_timeout_s=0.1) as stack, RawGateway(stack.url) as gateway:
+        service = stack.service
+        owing, paying = stack.add_lease(), stack.add_lease()
+        sister = stack.add_lease(owner=owing.owner)
+        assert (await gateway.ask(prepare(owing.lease_id))).final.cost == cap
+        assert (await gateway.ask(prepare(paying.lease_id))).final.cost == cap
+        assert (await gateway.pay(sign(paying.lease_id, cap))).status_code == 204
+        await until(lambda: service.running() == 0)
+        gc.collect()
+        assert [len(kept) for kept in (service._exposures, service._owners, service._admission)] == [0, 0, 0]
+        response = await gateway.post(prepare(sister.lease_id))
+        assert response.json()["error"]["details"]["owed_on_other_leases"] == str(cap)
+        exposure = await service.exposure(owing)
+        assert (exposure.served, exposure.cumulative, exposure.unpaid) == (cap, 0, cap)
+        assert (await gateway.pay(sign(owing.lease_id, cap))).status_code == 204
+        assert (await gateway.ask(prepare(sister.lease_id, seq=1))).final.cost == cap
+        assert len(service._voucher_rates) == 2
+
+
+async def test_value_served_while_the_ledger_fails_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its final receipt cannot be written, so only memory knows of it until it can."""
+    cap = HELLO * 10 + 5 * 30
+    async with provider_stack(tmp_path, credit=cap, voucher_timeout_s=0.1) as stack, RawGateway(stack.url) as gateway:
+        lease = stack.add_lease()
+        sister = stack.add_lease(owner=lease.owner)
+        with monkeypatch.context() as patch:
+            patch.setattr(stack.ledger, "record_receipt", _full)
+            response = await gateway.post(prepare(lease.lease_id, body=chat_body(stream=False)))
+            assert response.json()["error"]["code"] == "ledger_unavailable"
+        await until(lambda: stack.service.running() == 0)
+        gc.collect()
+        assert stack.ledger.account(lease.lease_id).served == 0
+        assert refusal_code(await gateway.post(prepare(sister.lease_id))) == "prepay"
+        await stack.service.look_after_running()
+        gc.collect()
+        assert (len(stack.service._exposures), stack.ledger.unfinished()) == (0, [])
+
+
+def _full(*_: object) -> None:
+    raise LedgerError("the ledger cannot be written: disk is full")
 
 
 async def test_unexpected_failure_still_ends_in_one_final_receipt(

@@ -72,6 +72,7 @@ class ScriptedBackend:
     answers: list[str] = field(default_factory=lambda: ["hello"])
     context: int = 4096
     has_tools: bool = True
+    dimensions: int = DIMENSIONS
     reason: str = "stop"
     failure: EngineError | None = None
     vectors: Callable[[str], list[float]] | None = None
