@@ -16,7 +16,6 @@ from typing import Any
 from protocol import keystore
 from protocol.chain import deployments
 from protocol.chain.client import ChainClient
-from protocol.chain.clock import MarketClock
 from protocol.chain.exceptions import ContractReverted, RpcRejected
 from protocol.chain.sender import SenderPolicy, TransactionSender
 from protocol.headers import Signed
@@ -31,7 +30,6 @@ from provider.config import Config, load_config
 from provider.exceptions import BackupError, ConfigError
 from provider.files import write_whole
 from provider.ledger import Ledger
-from provider.market import Market
 from provider.settling import MAX_BATCH, submit
 
 MARKER_FILE = "restoring.json"
@@ -126,14 +124,7 @@ class _Restore:
             ledger.close()
 
     def _settle(self, ledger: Ledger) -> None:
-        market = Market(self._client, MarketClock.of(self._client.deployment.profile))
-        due: dict[str, list[Signed[Voucher]]] = defaultdict(list)
-        for lease_id in ledger.unsettled():
-            lease, voucher = market.read_lease(lease_id), ledger.highest_voucher(lease_id)
-            if lease is None or voucher is None or market.clock.block_time() >= lease.closes_at:
-                continue
-            if min(voucher.message.cumulative, lease.deposit) > lease.settled:
-                due[lease.token].append(voucher)
+        due = self._unsettled(ledger)
         operator = keystore.load(self._config.provider.operator_key, self._password)
         with self._sender(operator, SENDER_FILE) as sender:
             for token, vouchers in due.items():
@@ -144,7 +135,25 @@ class _Restore:
                     if attempt is not None:
                         sender.wait(attempt.key, timeout=FINAL_S)
         if due:
+            if self._unsettled(ledger):
+                raise BackupError("not all vouchers could be settled: run `restore` again, before the leases are ended")
             self._report(f"settled {sum(map(len, due.values()))} leases")
+
+    def _unsettled(self, ledger: Ledger) -> dict[str, list[Signed[Voucher]]]:
+        """By token, the vouchers that the chain would still pay for."""
+        due: dict[str, list[Signed[Voucher]]] = defaultdict(list)
+        head = self._client.head()
+        for lease_id in ledger.unsettled():
+            voucher = ledger.highest_voucher(lease_id)
+            try:
+                lease = self._client.get(self._client.reads.lease(lease_id), head.number)
+            except ContractReverted:
+                continue
+            if voucher is None or head.timestamp >= lease.closes_at:
+                continue
+            if min(voucher.message.cumulative, lease.deposit) > lease.settled:
+                due[lease.token].append(voucher)
+        return due
 
     def _rotate(self) -> None:
         marker = _read(self._data / MARKER_FILE)

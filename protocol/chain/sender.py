@@ -285,7 +285,15 @@ class TransactionSender:
         )
 
     def _next_nonce(self) -> int:
-        """Above our own and above every transaction of the account that a node knows."""
+        """Above our own and above every transaction of the account that a node knows.
+
+        A nonce that is too low is mended later and one that is too high is not: so others' count only if said twice.
+        """
+        known = self._store.next_nonce()
+        claimed = self._claimed_nonce()
+        return known if claimed <= known else max(known, min(claimed, self._claimed_nonce()))
+
+    def _claimed_nonce(self) -> int:
         mined, queued = (
             _checks.quantity(_accepted(answer), "a transaction count", 64)
             for answer in self._client.rpc.batch(
@@ -294,7 +302,7 @@ class TransactionSender:
         )
         if queued - mined > 1_000 + len(self._store.live()):
             raise MalformedAnswer(f"a node claims {queued - mined} pending transactions of {self.address}")
-        return max(self._store.next_nonce(), mined, queued)
+        return max(mined, queued)
 
     def _record(self, key: str, transaction: Transaction, gas: int | None, nonce: int) -> Intent:
         gas = self._gas(transaction) if gas is None else gas

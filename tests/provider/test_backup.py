@@ -204,6 +204,24 @@ def test_killed_restore_is_gone_on_with(market: LiveMarket, shop: Shop) -> None:
     assert [market.client.lease(lease_id).settled for lease_id in leases] == [300, 300]
 
 
+def test_settlement_that_fails_ends_no_lease(market: LiveMarket, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its vouchers would lapse."""
+    lease_id = shop.open_lease()
+    shop.admit(lease_id, 0, cumulative=300)
+    shop.finish(lease_id, 0)
+    archive = save(shop)
+    lose(shop)
+    with monkeypatch.context() as patch:
+        patch.setattr("provider.settling.gas_limit", lambda *_: 30_000)
+        with pytest.raises(BackupError, match="not all vouchers could be settled"):
+            bring_back(shop, archive)
+    assert market.client.lease(lease_id).settled == 0
+    assert is_open(shop, lease_id)
+    assert any("settled 1 leases" in line for line in bring_back(shop, archive))
+    assert market.client.lease(lease_id).settled == 300
+    assert not is_open(shop, lease_id)
+
+
 def test_folder_keeps_the_newest_backups_and_each_has_the_anchor(shop: Shop) -> None:
     """As the worker does it: the anchor is in the ledger, then copied, then sent."""
     lease_id = shop.open_lease()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,7 @@ from protocol.chain.transactions import Transaction, sign
 from protocol.chain.views import Fees
 from protocol.exceptions import InvalidField
 from protocol.signing import Signer
+from tests.protocol.chain.hostile_node import HostileNode
 from tests.protocol.chain.probe import ETHER, funded
 from tests.support.anvil import Anvil
 
@@ -322,6 +324,26 @@ def test_step__dropped_foreign_transaction_before_ours__gap_is_filled(
     assert settle(node, sender, "behind").succeeded
     assert count(client, 39) == 1
     assert client.transaction_count(signer.address) == 2
+
+
+def test_send__one_lie_about_the_nonce__leaves_no_gap(
+    node: Anvil, make_client: Callable[..., ChainClient], signer: Signer, quick_folder: Path
+) -> None:
+    told: list[str] = []
+
+    def lie(call: dict[str, Any], result: Any) -> Any:
+        if call["method"] != "eth_getTransactionCount" or call["params"][1] in told:
+            return result
+        told.append(call["params"][1])
+        return hex(int(result, 16) + 700)
+
+    with HostileNode(node.chain_id) as liar:
+        liar.relay(node.url, lie)
+        client = make_client(liar.url)
+        with TransactionSender(client, signer, quick_folder / "sender.sqlite", HASTY) as sender:
+            assert sender.send("first", *bump(client, 941)).nonce == 0
+            assert sorted(told) == ["latest", "pending"]
+            assert settle(node, sender, "first").succeeded
 
 
 def test_step__gap_too_wide__is_an_error_and_fills_nothing(
