@@ -171,9 +171,14 @@ class Leases:
         """Asks for the end of a lease; the provider may settle until its close delay has passed."""
         return self._call(sender, "close", lease_id)
 
-    def release(self, sender: TransactionSender, lease_id: bytes) -> Outcome:
-        """Returns what was not settled to the owner's account, once the lease has closed."""
-        return self._call(sender, "release", lease_id)
+    def release(self, sender: TransactionSender, lease_id: bytes) -> Outcome | None:
+        """Returns what was not settled to the owner's account, once the lease has closed; None if anyone else did."""
+        try:
+            return self._call(sender, "release", lease_id)
+        except (ContractReverted, TransactionReverted):
+            if self._client.lease(lease_id).is_released:
+                return None
+            raise
 
     def _call(self, sender: TransactionSender, function: str, lease_id: bytes) -> Outcome:
         data = self._client.encode("LeaseEscrow", function, lease_id)

@@ -102,7 +102,7 @@ def partitions() -> list[Partition]:
         Partition("sandbox", 5, (Suite("sandbox", PLAIN, ("sandbox",)),)),
         Partition("p2p", 5, (Suite("p2p", PLAIN, ("p2p",)),)),
         Partition("dApp", 6, (Suite("frontend", PLAIN, ("frontend",), fast=False),)),
-        Partition("end to end", 5, (Suite("e2e", PLAIN, ("e2e", "setup"), fast=False),)),
+        Partition("end to end", 8, (Suite("e2e", PLAIN, ("e2e", "setup"), fast=False),)),
     ]
 
 
