@@ -5,6 +5,7 @@ from pathlib import Path
 from protocol import keystore
 from protocol.chain import deployments
 from protocol.chain.client import ChainClient
+from protocol.chain.exceptions import TransactionReverted
 from protocol.chain.sender import SenderPolicy, TransactionSender
 from protocol.keystore import SCRYPT_N, Password
 from protocol.signing import Signer
@@ -18,7 +19,8 @@ def rotate(config: Config, owner_key: Path, password: Password, scrypt_n: int = 
     """Enters a new node key in the registry and puts it in the place of the old one; returns its address.
 
     The old keystore is kept beside it. The worker must not run meanwhile: it would go on signing with the old key.
-    Raises ConfigError if the keystore is not the owner's, ChainError, KeystoreError.
+    Raises ConfigError if the keystore is not the owner's, or the registry has the old key still; ChainError,
+    KeystoreError.
     """
     current = config.provider.node_key
     coming = current.with_name(f"{current.stem}.new{current.suffix}")
@@ -33,7 +35,13 @@ def rotate(config: Config, owner_key: Path, password: Password, scrypt_n: int = 
                 f"provider {config.provider.id} belongs to {registered}, {owner_key} holds {owner.address}"
             )
         if client.node_key(config.provider.id) != node.address:
-            _enter(config, client, owner, node)
+            try:
+                _enter(config, client, owner, node)
+            except TransactionReverted:
+                if client.node_key(config.provider.id) != node.address:
+                    raise
+            if client.node_key(config.provider.id) != node.address:
+                raise ConfigError("the new node key is not in the registry yet: run this again")
     if current.exists():
         current.rename(current.with_name(f"{current.stem}.{keystore.address(current)[2:10].lower()}{current.suffix}"))
     coming.rename(current)
@@ -47,5 +55,5 @@ def _enter(config: Config, client: ChainClient, owner: Signer, node: Signer) -> 
     data = client.encode("Registry", "rotate_node_key", config.provider.id, node.address, *proof)
     with TransactionSender(client, owner, config.provider.data / "owner.sqlite", SenderPolicy(poll_s=0.2)) as sender:
         registry = client.deployment.address("Registry")
-        attempt = sender.retry(f"rotate:{node.address}", registry, data)
+        attempt = sender.retry(f"rotate:{node.address}", registry, data, is_over=lambda last: last.has_ended)
         sender.execute(attempt.key, registry, data, timeout=TIMEOUT_S)

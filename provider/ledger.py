@@ -105,8 +105,17 @@ class Ledger:
         )
         return {row[0]: int(row[1]) - int(row[2]) for row in rows}
 
+    def highest_voucher_by(self, signer: str, lease_id: bytes) -> Signed[Voucher] | None:
+        """The voucher to settle with: the highest by the lease's session key.
+
+        A node that named another key when a voucher came has made us take one that the chain does not.
+        """
+        rows = self._db.execute("SELECT signed FROM vouchers WHERE lease_id = ? ORDER BY id DESC", (lease_id,))
+        vouchers = (parse_voucher(row[0]) for row in rows)
+        return next((signed for signed in vouchers if signed.recover(self._domain) == signer), None)
+
     def highest_voucher(self, lease_id: bytes) -> Signed[Voucher] | None:
-        """The voucher to settle with."""
+        """The highest that was taken."""
         row = self._db.execute(
             "SELECT signed FROM vouchers WHERE lease_id = ? ORDER BY id DESC LIMIT 1", (lease_id,)
         ).fetchone()

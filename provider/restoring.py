@@ -144,11 +144,11 @@ class _Restore:
         due: dict[str, list[Signed[Voucher]]] = defaultdict(list)
         head = self._client.head()
         for lease_id in ledger.unsettled():
-            voucher = ledger.highest_voucher(lease_id)
             try:
                 lease = self._client.get(self._client.reads.lease(lease_id), head.number)
             except ContractReverted:
                 continue
+            voucher = ledger.highest_voucher_by(lease.signer, lease_id)
             if voucher is None or head.timestamp >= lease.closes_at:
                 continue
             if min(voucher.message.cumulative, lease.deposit) > lease.settled:
@@ -176,7 +176,8 @@ class _Restore:
                     continue
                 key = f"end:{lease_id.hex()}"
                 try:
-                    sender.retry(key, escrow, self._client.encode("LeaseEscrow", "close", lease_id))
+                    data = self._client.encode("LeaseEscrow", "close", lease_id)
+                    sender.retry(key, escrow, data, is_over=lambda attempt: attempt.has_ended)
                 except ContractReverted:
                     if self._is_open(lease_id):
                         raise

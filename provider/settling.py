@@ -178,7 +178,6 @@ class Settling:
         looked_at = dict.fromkeys([*await self._service.write(ledger.unsettled), *self._noted])
         self._sent = {lease_id: sent for lease_id, sent in self._sent.items() if lease_id in looked_at}
         for lease_id in looked_at:
-            signed = await self._service.write(ledger.highest_voucher, lease_id)
             try:
                 lease = await self._market.lease(lease_id)
             except RpcUnavailable:
@@ -186,6 +185,7 @@ class Settling:
             except ChainError as error:
                 _log.warning("lease 0x%s is settled later: %s", lease_id.hex(), error)
                 continue
+            signed = await self._service.write(ledger.highest_voucher_by, lease.signer, lease_id) if lease else None
             if signed is None or lease is None:
                 continue
             if noted := await note_settled(self._service, lease):

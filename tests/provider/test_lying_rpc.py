@@ -10,7 +10,9 @@ import pytest_asyncio
 
 from protocol.chain.intents import State
 from protocol.chain.sender import SenderPolicy
-from protocol.typed_data import Anchor
+from protocol.headers import Signed
+from protocol.signing import Signer
+from protocol.typed_data import Anchor, Voucher
 from provider.anchoring import Anchoring, anchor_word
 from provider.releasing import LOOK_S, Releasing
 from provider.settling import RESEND_S, Settled, Settling, SettlingPolicy
@@ -135,29 +137,12 @@ async def test_receipt_of_a_settlement_that_never_was_is_not_waited_for(
     """The node drops the transaction and says that it is mined, successful and final."""
     lease_id = provider.open_lease()
     provider.take_voucher(lease_id, 5_000)
-    block = provider.client.head()
-    market.node.automine(False)
     job = settling_of(provider)
-    await job.tick()
-    (sent,) = provider.sender.pending()
-    market.node.rpc("anvil_dropTransaction", ["0x" + sent.tx_hash.hex()])
-    market.node.automine(True)
-
-    def forge(call: dict[str, Any], result: Any) -> Any:
-        if call["method"] != "eth_getTransactionReceipt" or call["params"][0] != "0x" + sent.tx_hash.hex():
-            return result
-        return {
-            "transactionHash": "0x" + sent.tx_hash.hex(),
-            "blockNumber": hex(block.number),
-            "blockHash": "0x" + block.hash.hex(),
-            "from": provider.sender.address,
-            "status": "0x1",
-            "gasUsed": "0x5208",
-            "effectiveGasPrice": "0x1",
-            "logs": [],
-        }
-
-    with rpc.telling(forge):
+    market.node.automine(False)
+    with rpc.telling(rpc.swallowing(provider.sender.address)):
+        await job.tick()
+        (sent,) = provider.sender.pending()
+        market.node.automine(True)
         provider.sender.step()
     assert provider.sender.outcome(sent.key).state is State.FINAL
     await job.tick()
@@ -192,6 +177,22 @@ async def test_node_that_is_behind_makes_no_settlement_late(
         await job.tick()
         assert provider.chain.clock.block_time() == int(old["timestamp"], 16)
     assert settled(market, lease_id) == 5_000
+
+
+async def test_voucher_by_a_key_that_the_node_made_up_hides_no_real_one(
+    market: LiveMarket, rpc: LyingRpc, provider: ChainProvider
+) -> None:
+    lease_id = provider.open_lease()
+    real = provider.take_voucher(lease_id, 5_000)
+    stranger = Signer(b"\x99" * 32)
+    voucher = Voucher(lease_id, 1_000_000)
+    forged = Signed(voucher, stranger.sign(market.domain, voucher))
+    with rpc.telling(rpc.lease_says(lease_id, signer=int(stranger.address, 16))):
+        await provider.service.accept_voucher(forged)
+        await settling_of(provider).tick()
+    assert provider.ledger.highest_voucher(lease_id) == forged
+    await settling_of(provider).tick()
+    assert settled(market, lease_id) == real.message.cumulative == 5_000
 
 
 # --- releases

@@ -17,6 +17,7 @@ class LyingRpc:
 
     def __init__(self, server: HostileNode, node: Anvil, client: ChainClient) -> None:
         self.client = client
+        self.url = server.url
         self._server = server
         self._node = node
         self.be_honest()
@@ -32,6 +33,30 @@ class LyingRpc:
             yield
         finally:
             self.be_honest()
+
+    def swallowing(self, sender: str) -> Change:
+        """No transaction is passed on, and each is said to be mined, successful and final."""
+        block = self.client.head()
+        swallowed: set[str] = set()
+
+        def change(call: dict[str, Any], result: Any) -> Any:
+            if call["method"] == "eth_sendRawTransaction":
+                self._node.rpc("anvil_dropTransaction", [result])
+                swallowed.add(result)
+            if call["method"] != "eth_getTransactionReceipt" or call["params"][0] not in swallowed:
+                return result
+            return {
+                "transactionHash": call["params"][0],
+                "blockNumber": hex(block.number),
+                "blockHash": "0x" + block.hash.hex(),
+                "from": sender,
+                "status": "0x1",
+                "gasUsed": "0x5208",
+                "effectiveGasPrice": "0x1",
+                "logs": [],
+            }
+
+        return change
 
     def lease_says(self, lease_id: bytes, **values: int) -> Change:
         """Members of a lease as they are not."""
