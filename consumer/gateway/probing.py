@@ -1,7 +1,7 @@
 """Canaries at work: every provider with a lease in use is asked a question now and then whose answer can be checked.
 
 The first comes soon after a lease is first used, the others at times that nobody can foresee. Each is an ordinary paid
-request, through routing, budgets and receipts like any other.
+request, through routing, budgets and receipts like any other: none goes where routing sends no request.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from consumer.routing.catalogue import Candidate
 from consumer.routing.health import Health
 from consumer.routing.probe_prompts import new_prompt
 from consumer.routing.reference import Forced, LocalReference
+from consumer.routing.routes import Plan
 from protocol.ids import OfferKind
 from protocol.stream import StreamToken
 
@@ -33,6 +34,8 @@ PROMPTS, TOKENS = 3, 24
 KNOWN_PROMPTS = 8
 """A recorded answer says nothing more after its first difference, so that it takes more of them."""
 
+_VERDICTS = frozenset(Verdict)
+
 _drawn = random.SystemRandom()
 _log = logging.getLogger(__name__)
 
@@ -40,12 +43,14 @@ _log = logging.getLogger(__name__)
 class Asking(Protocol):
     """The dispatcher."""
 
+    def plan(self, asked: Asked) -> Plan: ...
+
     def answer(self, asked: Asked) -> AsyncIterator[Routed | Part]: ...
 
 
 @dataclass(frozen=True)
 class _Probed:
-    """The last canary of a route. `at` is in Unix seconds, `due` by a clock that never goes back."""
+    """What is known of a route, since when in Unix seconds; `due` is by a clock that never goes back."""
 
     verdict: str
     at: int
@@ -82,7 +87,7 @@ class Probing:
                 await self.probe(candidate)
 
     async def probe(self, candidate: Candidate) -> Verdict:
-        """One canary; one that could not be asked comes again after a whole period."""
+        """One canary; one that could not be asked comes again after a whole period, and hides no earlier verdict."""
         verdict, told = Verdict.UNDECIDED, "no_reference"
         try:
             async with asyncio.timeout(MOST_S), self._probes(candidate) as probes:
@@ -96,19 +101,25 @@ class Probing:
             _log.warning("the canary for %s failed: %s", candidate.name, error or "it took too long")
         if verdict is Verdict.SWAPPED:
             _log.warning("%s answers with another model than the one that is sold", candidate.name)
-        period = self._period_s * _drawn.uniform(0.5, 1.5)
-        self._probed[candidate.name] = _Probed(told, int(time.time()), time.monotonic() + period)
+        self._note(candidate.name, told)
         return verdict
 
     def shown(self) -> dict[str, dict[str, Any]]:
-        """The last canary of each route, for people."""
+        """The last verdict on each route, for people; before the first, why there is none."""
         return {name: {"verdict": each.verdict, "at": each.at} for name, each in sorted(self._probed.items())}
 
     def _is_due(self, candidate: Candidate) -> bool:
         last = self._probed.get(candidate.name)
         if candidate.kind is not OfferKind.INFERENCE or (last is not None and time.monotonic() < last.due):
             return False
-        return self._is_used(candidate)
+        return self._is_used(candidate) and bool(self._dispatcher.plan(_question(candidate, "", TOKENS)).routes)
+
+    def _note(self, route: str, told: str) -> None:
+        last, at = self._probed.get(route), int(time.time())
+        if last is not None and last.verdict in _VERDICTS and told not in _VERDICTS:
+            told, at = last.verdict, last.at
+        period = self._period_s * _drawn.uniform(0.5, 1.5)
+        self._probed[route] = _Probed(told, at, time.monotonic() + period)
 
     @asynccontextmanager
     async def _probes(self, candidate: Candidate) -> AsyncIterator[Sequence[Probe]]:
@@ -121,16 +132,15 @@ class Probing:
 
     async def _ask(self, candidate: Candidate, prompt: str, max_tokens: int) -> Sequence[StreamToken]:
         """Raises RouteFailed."""
-        content = {
-            "model": candidate.name,
-            "prompt": prompt,
-            "max_tokens": max_tokens,
-            "temperature": 0,
-            "stream": True,
-        }
+        asked = _question(candidate, prompt, max_tokens)
         tokens: list[StreamToken] = []
-        async with aclosing(self._dispatcher.answer(Asked(COMPLETIONS, content, ""))) as parts:  # type: ignore[type-var]
+        async with aclosing(self._dispatcher.answer(asked)) as parts:  # type: ignore[type-var]
             async for part in parts:
                 if isinstance(part, Chunk):
                     tokens += part.tokens
         return tokens
+
+
+def _question(candidate: Candidate, prompt: str, max_tokens: int) -> Asked:
+    content = {"model": candidate.name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True}
+    return Asked(COMPLETIONS, content, "")

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from consumer.gateway.commands import app
 from consumer.gateway.references import dump_known
+from consumer.routing.canary import Verdict
 from consumer.routing.reference import LocalReference
 from tests.consumer.gateway.market_gateway import Running, running
 from tests.support.engines import tiny_model
@@ -79,6 +80,13 @@ async def canaries(found: Running) -> dict[str, Any]:
     return shown
 
 
+async def verdict_on(found: Running, route: str) -> str:
+    """The first verdict on a route, as soon as there is one."""
+    shown = found.gateway.status
+    await until(lambda: shown()["canaries"].get(route, {}).get("verdict") in set(Verdict))
+    return str((await canaries(found))[route]["verdict"])
+
+
 def known_answers(folder: Path) -> str:
     """A file of the tiny model's answers, and the settings that name it."""
     reference = LocalReference(tiny_model())
@@ -99,14 +107,13 @@ async def test_a_swapped_model_is_found_and_left_and_an_honest_one_is_not(
     async with running(stage.market, tmp_path / "gateway", urls, more, tokenizer) as found:
         assert await canaries(found) == {}
         assert await ask(found, stage.swapped_route) == stage.swapped_route
-        await until(lambda: stage.swapped_route in found.gateway.status()["canaries"])
+        assert await verdict_on(found, stage.swapped_route) == "swapped"
         routes, excluded = await explained(found)
         assert routes == [f"provider/1/{NAME}"]
         assert excluded[stage.swapped_route] == ["another model than the one that is sold was found behind it"]
-        assert (await canaries(found))[stage.swapped_route]["verdict"] == "swapped"
         assert await ask(found, NAME) == f"provider/1/{NAME}"
-        await until(lambda: f"provider/1/{NAME}" in found.gateway.status()["canaries"])
-        assert (await canaries(found))[f"provider/1/{NAME}"]["verdict"] == "same"
+        assert await verdict_on(found, f"provider/1/{NAME}") == "same"
+        assert (await canaries(found))[stage.swapped_route]["verdict"] == "swapped", "nobody asks it any more"
         health = found.gateway.status()["routes"]
         assert health[f"provider/1/{NAME}"]["trust"] == 1
         assert health[stage.swapped_route]["trust"] == pytest.approx(0.05, abs=0.01)
@@ -134,13 +141,14 @@ async def test_never__asks_nobody(stage: Stage, tmp_path: Path) -> None:
 async def _all_is_paid(found: Running) -> None:
     """Canaries are owed and signed for like every request."""
     store = found.session.store
+
+    def is_paid(lease_id: bytes) -> bool:
+        highest = store.highest_voucher(lease_id)
+        signed = highest.message.cumulative if highest else 0
+        return not store.unfinished(lease_id) and signed == store.owed(lease_id) > 24 * 10
+
     for lease in store.leases():
-        highest = store.highest_voucher(lease.lease_id)
-        assert highest is not None
-        await until(lambda lease=lease: not store.unfinished(lease.lease_id))  # type: ignore[misc]
-        highest = store.highest_voucher(lease.lease_id)
-        assert highest is not None
-        assert highest.message.cumulative == store.owed(lease.lease_id) > 24 * 10
+        await until(lambda lease_id=lease.lease_id: is_paid(lease_id))  # type: ignore[misc]
 
 
 def _vocabulary_of(folder: Path) -> Path:
