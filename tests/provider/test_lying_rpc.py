@@ -56,6 +56,13 @@ def settled(market: LiveMarket, lease_id: bytes) -> int:
     return market.client.lease(lease_id).settled
 
 
+async def tick(provider: ChainProvider, job: Settling | Releasing | Anchoring) -> Any:
+    """One tick, and a block with what it sent: anvil answers before it has mined."""
+    found = await job.tick()
+    provider.market.node.mine()
+    return found
+
+
 async def later(provider: ChainProvider) -> None:
     """The time of the next look at every lease."""
     provider.market.node.time_travel(LOOK_S + 1)
@@ -74,13 +81,13 @@ async def test_overstated_settlement_is_taken_back_by_the_next_answer(
     provider.take_voucher(lease_id, 5_000)
     job = settling_of(provider)
     with rpc.telling(rpc.lease_says(lease_id, settled=900_000)):
-        assert await job.tick() == [Settled(lease_id, 5_000)]
+        assert await tick(provider, job) == [Settled(lease_id, 5_000)]
     assert (provider.ledger.unsettled(), provider.ledger.settled_with(owner)) == ([], 5_000)
     assert settled(market, lease_id) == 0
-    assert await job.tick() == []
+    assert await tick(provider, job) == []
     assert provider.ledger.settled_with(owner) == 0
     assert settled(market, lease_id) == 5_000
-    assert await job.tick() == [Settled(lease_id, 5_000)]
+    assert await tick(provider, job) == [Settled(lease_id, 5_000)]
     assert provider.ledger.last_settlement(lease_id)[0] == 5_000
     provider.ledger.check()
 
@@ -93,14 +100,14 @@ async def test_lie_that_was_told_twice_is_found_before_the_lease_ends(
     settling, releasing = settling_of(provider), releasing_of(provider)
     with rpc.telling(rpc.lease_says(lease_id, settled=5_000)):
         for _ in range(3):
-            await settling.tick()
-            await releasing.tick()
-    await settling.tick()
+            await tick(provider, settling)
+            await tick(provider, releasing)
+    await tick(provider, settling)
     assert settled(market, lease_id) == 0
     await later(provider)
-    await releasing.tick()
+    await tick(provider, releasing)
     assert provider.ledger.unsettled() == [lease_id]
-    await settling.tick()
+    await tick(provider, settling)
     assert settled(market, lease_id) == 5_000
 
 
@@ -110,9 +117,9 @@ async def test_worker_that_was_lied_to_finds_out_after_its_next_start(
     lease_id = provider.open_lease()
     provider.take_voucher(lease_id, 5_000)
     with rpc.telling(rpc.lease_says(lease_id, settled=5_000)):
-        await settling_of(provider).tick()
-    await releasing_of(provider, per_tick=0).tick()
-    await settling_of(provider).tick()
+        await tick(provider, settling_of(provider))
+    await tick(provider, releasing_of(provider, per_tick=0))
+    await tick(provider, settling_of(provider))
     assert settled(market, lease_id) == 5_000
 
 
@@ -122,12 +129,12 @@ async def test_understated_settlement_pays_nothing_twice(
     lease_id = provider.open_lease()
     provider.take_voucher(lease_id, 5_000)
     job = settling_of(provider)
-    await job.tick()
-    assert await job.tick() == [Settled(lease_id, 5_000)]
+    await tick(provider, job)
+    assert await tick(provider, job) == [Settled(lease_id, 5_000)]
     with rpc.telling(rpc.lease_says(lease_id, settled=1_000)):
-        await job.tick()
+        await tick(provider, job)
     assert provider.ledger.account(lease_id).settled == 1_000
-    assert await job.tick() == [Settled(lease_id, 5_000)]
+    assert await tick(provider, job) == [Settled(lease_id, 5_000)]
     assert settled(market, lease_id) == 5_000
 
 
@@ -140,18 +147,19 @@ async def test_receipt_of_a_settlement_that_never_was_is_not_waited_for(
     job = settling_of(provider)
     market.node.automine(False)
     with rpc.telling(rpc.swallowing(provider.sender.address)):
-        await job.tick()
+        await tick(provider, job)
         (sent,) = provider.sender.pending()
         market.node.automine(True)
         provider.sender.step()
     assert provider.sender.outcome(sent.key).state is State.FINAL
-    await job.tick()
+    await tick(provider, job)
     assert provider.sender.latest(sent.key) == provider.sender.outcome(sent.key), "it may be seen a little later"
     provider.sender.policy = SenderPolicy(poll_s=0.02, stuck_s=0)
     market.node.time_travel(RESEND_S + 1)
     market.node.mine()
-    await job.tick()
+    await tick(provider, job)
     provider.sender.step()
+    market.node.mine()
     assert settled(market, lease_id) == 5_000
 
 
@@ -163,7 +171,7 @@ async def test_node_that_is_behind_makes_no_settlement_late(
     provider.take_voucher(lease_id, 5_000)
     job = settling_of(provider, RELUCTANT)
     old = market.node.rpc("eth_getBlockByNumber", ["latest", False])
-    await job.tick()
+    await tick(provider, job)
     assert settled(market, lease_id) == 0
     market.node.time_travel(10_000)
     market.node.mine()
@@ -174,7 +182,7 @@ async def test_node_that_is_behind_makes_no_settlement_late(
         return {**result, "timestamp": old["timestamp"]} if is_head else result
 
     with rpc.telling(behind):
-        await job.tick()
+        await tick(provider, job)
         assert provider.chain.clock.block_time() == int(old["timestamp"], 16)
     assert settled(market, lease_id) == 5_000
 
@@ -189,9 +197,9 @@ async def test_voucher_by_a_key_that_the_node_made_up_hides_no_real_one(
     forged = Signed(voucher, stranger.sign(market.domain, voucher))
     with rpc.telling(rpc.lease_says(lease_id, signer=int(stranger.address, 16))):
         await provider.service.accept_voucher(forged)
-        await settling_of(provider).tick()
+        await tick(provider, settling_of(provider))
     assert provider.ledger.highest_voucher(lease_id) == forged
-    await settling_of(provider).tick()
+    await tick(provider, settling_of(provider))
     assert settled(market, lease_id) == real.message.cumulative == 5_000
 
 
@@ -203,17 +211,17 @@ async def test_claimed_release_forgets_no_voucher(market: LiveMarket, rpc: Lying
     provider.take_voucher(lease_id, 5_000)
     settling, releasing = settling_of(provider), releasing_of(provider)
     with rpc.telling(rpc.lease_says(lease_id, is_released=1)):
-        await settling.tick()
-        await releasing.tick()
+        await tick(provider, settling)
+        await tick(provider, releasing)
     assert settled(market, lease_id) == 0
     assert provider.ledger.unreleased() == provider.ledger.unsettled() == [lease_id]
     await later(provider)
-    await releasing.tick()
-    await settling.tick()
+    await tick(provider, releasing)
+    await tick(provider, settling)
     assert settled(market, lease_id) == 5_000
     with rpc.telling(rpc.lease_says(lease_id, is_released=1)):
         await later(provider)
-        await releasing.tick()
+        await tick(provider, releasing)
     assert not provider.ledger.account(lease_id).is_released, "an honest answer came between the two lies"
 
 
@@ -224,13 +232,13 @@ async def test_voucher_taken_after_a_claimed_release_is_settled(
     provider.take_voucher(lease_id, 5_000)
     releasing = releasing_of(provider)
     with rpc.telling(rpc.lease_says(lease_id, is_released=1)):
-        await releasing.tick()
+        await tick(provider, releasing)
         await later(provider)
-        await releasing.tick()
+        await tick(provider, releasing)
     assert provider.ledger.account(lease_id).is_released
     assert provider.ledger.unsettled() == []
     provider.take_voucher(lease_id, 6_000)
-    await settling_of(provider).tick()
+    await tick(provider, settling_of(provider))
     assert settled(market, lease_id) == 6_000
 
 
@@ -241,15 +249,15 @@ async def test_real_release_is_noted_by_the_second_look(market: LiveMarket, prov
     market.node.time_travel(2 * 3_600)
     market.node.mine()
     await provider.chain.refresh()
-    assert await releasing.tick() == [lease_id]
+    assert await tick(provider, releasing) == [lease_id]
     assert market.client.lease(lease_id).is_released
-    await releasing.tick()
+    await tick(provider, releasing)
     assert provider.ledger.unreleased() == [lease_id]
     await later(provider)
-    await releasing.tick()
+    await tick(provider, releasing)
     assert provider.ledger.unreleased() == provider.ledger.unsettled() == []
     assert (releasing._look_at, releasing._said_released) == ({lease_id: releasing._look_at[lease_id]}, {lease_id})
-    await releasing.tick()
+    await tick(provider, releasing)
     assert (releasing._look_at, releasing._said_released) == ({}, set())
 
 
@@ -263,10 +271,10 @@ async def test_clock_that_was_ahead_holds_no_look_up(rpc: LyingRpc, provider: Ch
 
     with rpc.telling(ahead):
         await provider.chain.refresh()
-        await releasing.tick()
+        await tick(provider, releasing)
     assert releasing._look_at[lease_id] > 2**33
     await provider.chain.refresh()
-    await releasing.tick()
+    await tick(provider, releasing)
     assert releasing._look_at[lease_id] < 2**33
 
 
@@ -280,8 +288,8 @@ def anchoring_of(provider: ChainProvider) -> Anchoring:
 async def anchored(provider: ChainProvider, job: Anchoring, lease_id: bytes) -> Anchor:
     """One more receipt, and its anchor on chain and known to be final."""
     provider.serve(lease_id)
-    await job.tick()
-    found = await job.tick()
+    await tick(provider, job)
+    found: Anchor | None = await tick(provider, job)
     assert found is not None
     return found
 
@@ -311,14 +319,14 @@ async def test_anchors_that_a_deep_reorganisation_undoes_are_sent_again(
     signed = [text for (text,) in provider.ledger._db.execute("SELECT signed FROM anchors ORDER BY count")]
     market.node.revert(before)
     assert on_chain(market, provider) != anchor_word(last)
-    assert await job.tick() is None
+    assert await tick(provider, job) is None
     assert confirmed(provider) == 1
-    await job.tick()
+    await tick(provider, job)
     for _ in range(3):
         provider.sender.step()
         market.node.mine()
     assert on_chain(market, provider) == anchor_word(last)
-    assert await job.tick() == last
+    assert await tick(provider, job) == last
     assert confirmed(provider) == 1 + undone
     assert [text for (text,) in provider.ledger._db.execute("SELECT signed FROM anchors ORDER BY count")] == signed
     further = await anchored(provider, job, lease_id)
@@ -340,8 +348,8 @@ async def test_one_answer_about_an_older_anchor_sends_nothing(
 
     nonce = provider.client.transaction_count(provider.sender.address)
     with rpc.telling(behind):
-        assert await job.tick() is None
+        assert await tick(provider, job) is None
     assert confirmed(provider) == 1
-    assert await job.tick() == last
+    assert await tick(provider, job) == last
     assert provider.client.transaction_count(provider.sender.address) == nonce
     assert on_chain(market, provider) == anchor_word(last)
