@@ -196,16 +196,22 @@ async def test_a_pause_holds_the_server_back() -> None:
             await writer.drain()
             sent += 1
 
+    async def settled() -> int:
+        """What was sent until all buffers are full and nothing more is."""
+        async with asyncio.timeout(60):
+            while True:
+                before = sent
+                await asyncio.sleep(0.5)
+                if sent == before:
+                    return before
+
     async with backend(behave) as (found, server):
         generation = await found.generate(replace(ASK, max_tokens=200))
         stream = aiter(generation)
         await anext(stream)
         await generation.pause()
         waiting = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(1.0)
-        before = sent
-        await asyncio.sleep(0.5)
-        assert sent == before
+        before = await settled()
         await generation.resume()
         assert isinstance(await waiting, Token)
         await until(lambda: sent > before)

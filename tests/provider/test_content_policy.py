@@ -133,7 +133,7 @@ def test_without_its_limit_on_marks_the_time_is_square() -> None:
         unicodedata.normalize("NFKC", "a" + "\u0315\u0300" * count)
         return time.process_time() - started
 
-    assert seconds(16_000) > 6 * max(seconds(4_000), 1e-6)
+    assert seconds(16_000) > 6 * max(min(seconds(4_000) for _ in range(3)), 1e-6)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from provider.guard import GuardLimits
 from tests.support.raw_connection import RawConnection
 from tests.support.serving import serve
 
-SHORT = GuardLimits(handshake_timeout_s=0.4, closing_timeout_s=0.4, head_timeout_s=30)
+SHORT = GuardLimits(handshake_timeout_s=1, closing_timeout_s=0.4, head_timeout_s=30)
 LONG = GuardLimits(handshake_timeout_s=60, closing_timeout_s=0.4)
 HELLO = bytes.fromhex("160301020001000100")
 
@@ -57,7 +57,7 @@ async def slow_hello(raw: RawConnection, ended: Callable[[], bool]) -> None:
 Attack = Callable[[RawConnection, Callable[[], bool]], Coroutine[Any, Any, None]]
 
 
-async def _is_held(url: str, attack: Attack) -> bool:
+async def _is_held(url: str, attack: Attack, for_s: float) -> bool:
     raw, over = await RawConnection.open(url), False
 
     async def keep_on() -> None:
@@ -65,7 +65,7 @@ async def _is_held(url: str, attack: Attack) -> bool:
             await attack(raw, lambda: over)
 
     attacking = asyncio.create_task(keep_on())
-    held = await raw.is_held()
+    held = await raw.is_held(for_s)
     over = True
     await attacking
     raw.close()
@@ -78,8 +78,8 @@ async def test_a_handshake_that_never_ends_is_cut_off_and_would_hold_an_unguarde
     context: ssl.SSLContext, attack: Attack
 ) -> None:
     async with serve(echo, SHORT, context) as guarded, serve(echo, None, context) as bare:
-        assert await _is_held(bare, attack)
-        assert not await _is_held(guarded, attack)
+        assert await _is_held(bare, attack, 1.5)
+        assert not await _is_held(guarded, attack, 30)
         assert await ask(guarded) == "https 5"
 
 
@@ -106,7 +106,7 @@ async def _is_full(url: str) -> bool:
 
 @pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x00" * 1000, HELLO])
 async def test_what_is_no_handshake_is_closed_and_its_place_is_free(context: ssl.SSLContext, noise: bytes) -> None:
-    async with serve(echo, GuardLimits(connections_per_address=1, handshake_timeout_s=0.4), context) as url:
+    async with serve(echo, GuardLimits(connections_per_address=1, handshake_timeout_s=1), context) as url:
         for _ in range(3):
             raw = await RawConnection.open(url)
             await raw.say(noise)

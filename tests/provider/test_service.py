@@ -280,14 +280,14 @@ async def test_payer_of_one_token_at_a_time_keeps_no_place_in_the_engine_for_eve
     """Each wait is short, all together are not."""
     cap = HELLO * 10 + 30
     async with (
-        provider_stack(tmp_path, credit=cap, voucher_timeout_s=20, max_paused_s=0.5) as stack,
+        provider_stack(tmp_path, credit=cap, voucher_timeout_s=20, max_paused_s=1) as stack,
         RawGateway(stack.url) as gateway,
     ):
         lease = stack.add_lease()
         prepared, answer, paid = prepare(lease.lease_id), Received(), 0
         async for _ in gateway.lines(prepared, answer):
             if answer.error is None and answer.exposures and answer.exposures[-1].cumulative == paid:
-                await asyncio.sleep(0.2)  # what the payer does to it
+                await asyncio.sleep(0.4)  # what the payer does to it
                 paid += 30
                 await gateway.pay(sign(lease.lease_id, paid))
         check_receipts(stack, prepared, answer)

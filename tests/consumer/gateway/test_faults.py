@@ -28,7 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 DEARER = 20
 PROMPT = prompt_tokens(MESSAGES)
 WHOLE = PROMPT * 10 + len(TEXT) * 20
-IMPATIENT = "[gateway]\nidle_timeout_s = 0.5\n"
+IMPATIENT = "[gateway]\nidle_timeout_s = 1\n"
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,11 @@ class Stage:
         shown: dict[str, Any] = next(each for each in self.found.gateway.status()["budgets"] if each["scope"] == "all")
         return shown
 
+    def hold_breaker(self) -> None:
+        """From here on cooldowns stay as long as they are, however slow the machine."""
+        breaker, now = self.found.gateway._breaker, time.monotonic()
+        breaker._now = lambda: now
+
     async def ended(self) -> None:
         """Repeats and payments in the background are done."""
         kept = self.found.gateway._spending.keeper._kept
@@ -123,6 +128,7 @@ async def test_provider_down__the_other_answers_and_it_cools_down(
     market: LiveMarket, identities: list[Identity], tmp_path: Path
 ) -> None:
     async with staged(market, identities, tmp_path) as stage:
+        stage.hold_breaker()
         await stage.first.__aexit__()
         assert await stage.stream() == (TEXT, [route(stage.first), route(stage.second)])
         (reasons,) = (await stage.excluded()).values()
@@ -202,6 +208,7 @@ async def test_no_room__the_provider_is_left_alone_as_long_as_it_asks(
     market: LiveMarket, identities: list[Identity], tmp_path: Path, lies: Lies, status: int, failure: str, least_s: int
 ) -> None:
     async with staged(market, identities, tmp_path) as stage:
+        stage.hold_breaker()
         stage.first.lies = lies
         refused = await stage.refused(route(stage.first))
         assert refused.status_code == status

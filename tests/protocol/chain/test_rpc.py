@@ -14,7 +14,7 @@ from protocol.chain.exceptions import ChainError, MalformedAnswer, RpcRejected, 
 from protocol.chain.rpc import RpcLimits, RpcPool
 from tests.protocol.chain.hostile_node import GENESIS, Answer, Batch, HostileNode
 
-QUICK = RpcLimits(connect_s=1, read_s=0.5, total_s=1, max_bytes=100_000, rounds=3, pause_s=0.01, longest_pause_s=0.02)
+QUICK = RpcLimits(connect_s=5, read_s=5, total_s=10, max_bytes=100_000, rounds=3, pause_s=0.01, longest_pause_s=0.02)
 
 
 @pytest.fixture
