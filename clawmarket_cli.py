@@ -9,6 +9,7 @@ PARTS = {
     "keys": ("protocol.cli", "Make, import and look at keystores."),
     "provider": ("provider.cli", "Rent out this machine's models."),
     "models": ("provider.models.cli", "The model files this machine may serve."),
+    "sandbox": ("provider.sandbox.cli", "What other people's work runs in."),
     "consumer": ("consumer.cli", "Buy answers: leases, questions, receipts."),
     "gateway": ("consumer.gateway.commands", "Brain Switch: a local OpenAI-compatible endpoint over all routes."),
     "chat": ("consumer.gateway.commands_chat", "Talk to the running gateway in the terminal."),

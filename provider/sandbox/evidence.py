@@ -1,0 +1,83 @@
+"""Runs a probe in a container and collects what it found, what the host sees of it, and what the host heard."""
+
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docker.errors import DockerException
+from docker.models.containers import Container
+from requests.exceptions import RequestException
+
+from provider.sandbox import containers, host_view, inside
+from provider.sandbox.daemon import Client
+from provider.sandbox.errors import ContainerError
+from provider.sandbox.host_view import HostView
+from provider.sandbox.listeners import HostListeners
+
+ANSWER_S = 60.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """`facts` come from inside, `view` and `heard` from the host; `seconds` until the facts were there."""
+
+    facts: dict[str, Any]
+    view: HostView
+    heard: tuple[str, ...]
+    host_kernel: str
+    seconds: float
+
+
+def probe_command(interpreter: str, listeners: HostListeners) -> list[str]:
+    """What to run inside."""
+    target = {
+        "tcp": listeners.tcp,
+        "udp": listeners.udp,
+        "abstract": listeners.abstract,
+        "hold": ANSWER_S,
+    }
+    return [interpreter, "-S", "-c", Path(inside.__file__).read_text(encoding="utf-8"), json.dumps(target)]
+
+
+def collect(client: Client, settings: dict[str, Any], name: str, listeners: HostListeners) -> Evidence:
+    """Runs a container with these settings, whose command is a `probe_command`. Raises ContainerError."""
+    started = time.monotonic()
+    container = containers.start_with(client, settings, name)
+    try:
+        facts = _first_line(container)
+        seconds = time.monotonic() - started
+        container.reload()
+        view = host_view.look(int(container.attrs["State"]["Pid"]))
+    except (DockerException, RequestException) as error:
+        raise ContainerError(f"the probe {name} was lost: {error}") from error
+    finally:
+        containers.remove(container)
+    return Evidence(facts, view, tuple(listeners.heard), os.uname().release, seconds)
+
+
+def _first_line(container: Container) -> dict[str, Any]:
+    end = time.monotonic() + ANSWER_S
+    while time.monotonic() < end:
+        output = container.logs(stdout=True, stderr=False)
+        if b"\n" in output:
+            return read_facts(output)
+        container.reload()
+        if container.status not in ("created", "running") and b"\n" not in container.logs(stdout=True, stderr=False):
+            said = container.logs(stdout=False, stderr=True).decode(errors="replace").strip()[-300:]
+            raise ContainerError(f"the probe ended with code {container.attrs['State']['ExitCode']}: {said}")
+        time.sleep(_POLL_S)
+    raise ContainerError(f"the probe gave no answer within {ANSWER_S:.0f} s")
+
+
+def read_facts(output: bytes) -> dict[str, Any]:
+    """The probe's line. Raises ContainerError."""
+    with suppress(ValueError):
+        facts = json.loads(output.split(b"\n", 1)[0])
+        if isinstance(facts, dict):
+            return facts
+    raise ContainerError("the probe's answer cannot be read")

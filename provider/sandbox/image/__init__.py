@@ -1,0 +1,1 @@
+"""Images made from what this machine runs itself, without any registry."""

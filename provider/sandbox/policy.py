@@ -1,0 +1,110 @@
+"""The one place where limits become a container's settings.
+
+Nothing of it can be loosened by who asks for a container: it chooses how much, never how strictly.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provider.sandbox import seccomp
+from provider.sandbox.tiers import Tier
+
+USER = 65_534
+MIN_PIDS_GVISOR = 256  # gVisor's own threads count too
+TMP = "/tmp"  # noqa: S108 - of the container
+TMP_OPTIONS = "rw,nosuid,nodev,noexec"
+_LOG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a container may take; sizes in bytes."""
+
+    memory: int = 2 << 30
+    cpus: float = 1.0
+    pids: int = 512
+    tmp: int = 64 << 20
+    open_files: int = 1024
+
+    def __post_init__(self) -> None:
+        """Refuses what would mean "no limit" to the daemon."""
+        if min(self.memory, self.cpus, self.pids, self.tmp, self.open_files) <= 0 or not math.isfinite(self.cpus):
+            raise ValueError("every limit of a container is a positive number")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A file or folder of the host that a container sees. Writable ones are for sockets and results only."""
+
+    source: Path
+    target: str
+    read_only: bool = True
+
+
+def container_settings(
+    tier: Tier,
+    image: str,
+    command: list[str],
+    limits: Limits,
+    *,
+    mounts: tuple[Mount, ...] = (),
+    environment: dict[str, str] | None = None,
+    labels: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """The body of the daemon's request to make a container."""
+    return {
+        "Image": image,
+        "Entrypoint": command[:1],
+        "Cmd": command[1:],
+        "Env": [f"{name}={value}" for name, value in sorted((environment or {}).items())],
+        "Labels": labels or {},
+        "User": f"{USER}:{USER}",
+        "Hostname": "sandbox",
+        "NetworkDisabled": True,
+        "AttachStdin": False,
+        "OpenStdin": False,
+        "Tty": False,
+        "HostConfig": _host_settings(tier, limits, mounts),
+    }
+
+
+def _host_settings(tier: Tier, limits: Limits, mounts: tuple[Mount, ...]) -> dict[str, Any]:
+    return {
+        "Runtime": tier.runtime,
+        "Init": True,  # reaps children and passes signals on
+        "NetworkMode": "none",
+        "IpcMode": "none",
+        "Privileged": False,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges:true", f"seccomp={json.dumps(seccomp.profile(gvisor=tier.is_gvisor))}"],
+        "ReadonlyRootfs": True,
+        "Tmpfs": {TMP: f"{TMP_OPTIONS},mode=1777,size={limits.tmp}"},
+        "Mounts": [_mount(mount) for mount in mounts],
+        "Memory": limits.memory,
+        "MemorySwap": limits.memory,  # of both together: no swap
+        "NanoCpus": round(limits.cpus * 1e9),
+        "PidsLimit": max(limits.pids, MIN_PIDS_GVISOR) if tier.is_gvisor else limits.pids,
+        "Ulimits": [
+            {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},
+            {"Name": "core", "Soft": 0, "Hard": 0},
+        ],
+        "OomScoreAdj": 500,
+        "RestartPolicy": {"Name": "no"},
+        "LogConfig": {
+            "Type": "json-file",
+            "Config": {"max-size": str(_LOG_BYTES), "max-file": "1", "mode": "non-blocking"},
+        },
+    }
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    return {
+        "Type": "bind",
+        "Source": str(mount.source),
+        "Target": mount.target,
+        "ReadOnly": mount.read_only,
+        "BindOptions": {"Propagation": "rprivate", "NonRecursive": True},
+    }
