@@ -8,9 +8,10 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from provider.sandbox import bpf, host_view
+from provider.sandbox.bait import Bait
 from provider.sandbox.daemon import find_program
 from provider.sandbox.errors import ContainerError, SetupError
 from provider.sandbox.evidence import ANSWER_S, Evidence, read_facts
@@ -49,6 +50,9 @@ def command_line(
         for mount in mounts
         for part in ("--ro-bind" if mount.read_only else "--bind", str(mount.source), mount.target)
     ]
+    parents = sorted({str(PurePosixPath(mount.target).parent) for mount in mounts})
+    places = [part for parent in parents for part in ("--tmpfs", parent)]
+    sealed = [part for parent in parents for part in ("--remount-ro", parent)]
     variables = [part for name, value in ENVIRONMENT.items() for part in ("--setenv", name, value)]
     return [
         *("prlimit", f"--nofile={limits.open_files}", "--core=0", "--", program),
@@ -57,7 +61,7 @@ def command_line(
         *("--uid", str(USER), "--gid", str(USER)),
         *("--cap-drop", "ALL", "--die-with-parent", "--new-session", "--clearenv", *variables),
         *("--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
-        *("--size", str(limits.tmp), "--tmpfs", TMP, *binds),
+        *("--size", str(limits.tmp), "--tmpfs", TMP, *places, *binds, *sealed),
         *("--seccomp", str(filter_fd), "--", *command),
     ]
 
@@ -83,10 +87,10 @@ def start(
             raise ContainerError(f"bubblewrap cannot be started: {error}") from error
 
 
-def collect(image: BuiltImage, command: list[str], limits: Limits, listeners: HostListeners) -> Evidence:
+def collect(image: BuiltImage, command: list[str], limits: Limits, listeners: HostListeners, bait: Bait) -> Evidence:
     """Runs a probe. Raises SetupError, ContainerError."""
     started = time.monotonic()
-    process = start(image, command, limits)
+    process = start(image, command, limits, (bait.mount,))
     with process:
         alarm = threading.Timer(ANSWER_S, end, args=(process,))
         alarm.start()
@@ -100,7 +104,7 @@ def collect(image: BuiltImage, command: list[str], limits: Limits, listeners: Ho
         if not line:
             said = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
             raise ContainerError(f"bubblewrap ended with code {process.returncode}: {said[-300:]}")
-    return Evidence(read_facts(line), view, tuple(listeners.heard), os.uname().release, seconds)
+    return Evidence(read_facts(line), view, tuple(listeners.heard), tuple(bait.changes()), os.uname().release, seconds)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -31,8 +32,11 @@ START_S = 60.0
 STOP_S = 20.0
 CALL_S = 60
 _POLL_S = 0.05
+_REMEDY = "as root: clawmarket sandbox setup"
 _PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _GVISOR_FLAGS = ("--network=none", "--host-uds=open", "--oci-seccomp")
+# Without it gVisor truncates files of read-only mounts, see provider/sandbox/bait.py. Older ones have no such way.
+_NO_DIRECT_FILES = "--directfs=false"
 _PLATFORMS = {Tier.GVISOR_SYSTRAP: "systrap", Tier.GVISOR_PTRACE: "ptrace"}  # never kvm: nested, it spins
 
 Client = docker.DockerClient
@@ -57,10 +61,11 @@ class Daemon:
     def client(self) -> Client:
         """A connection to it; close it after use. Raises DaemonError if it does not answer."""
         try:
-            client = docker.DockerClient(base_url=f"unix://{self.paths.socket}", version="auto", timeout=CALL_S)
-        except (DockerException, RequestException) as error:
-            raise DaemonError(f"the sandbox's daemon does not answer: {self._why_not()}") from error
-        return client
+            with socket.socket(socket.AF_UNIX) as link:  # the client would leave one open that finds nobody
+                link.connect(str(self.paths.socket))
+            return docker.DockerClient(base_url=f"unix://{self.paths.socket}", version="auto", timeout=CALL_S)
+        except (DockerException, RequestException, OSError) as error:
+            raise DaemonError(f"the sandbox's daemon does not answer: {self._why_not()}; {_REMEDY}") from error
 
     def answers(self) -> bool:
         """Whether it runs and answers now."""
@@ -86,7 +91,7 @@ class Daemon:
         """Starts it unless it runs, after clearing what a dead one left. Raises DaemonError, SetupError."""
         if not self.answers():
             if os.geteuid() != 0:
-                raise DaemonError(f"{self._why_not()}; as root: clawmarket sandbox setup")
+                raise DaemonError(f"the sandbox's daemon does not answer: {self._why_not()}; {_REMEDY}")
             with self._lock():
                 if not self.answers():
                     self._end(self.pid())
@@ -114,7 +119,7 @@ class Daemon:
         self.paths.config.write_text(json.dumps(self.settings(), indent=2) + "\n")
         dockerd = find_program("dockerd")
         if dockerd is None:
-            raise SetupError("dockerd is not installed; as root: clawmarket sandbox setup")
+            raise SetupError(f"dockerd is not installed; {_REMEDY}")
         with self.paths.log.open("wb") as log:
             process = subprocess.Popen(
                 [dockerd, f"--config-file={self.paths.config}"],
@@ -139,8 +144,9 @@ class Daemon:
     def settings(self) -> dict[str, Any]:
         """The daemon's configuration file."""
         runsc = find_runsc(self.paths)
+        flags = [*_GVISOR_FLAGS, *([_NO_DIRECT_FILES] if runsc and _knows(runsc, _NO_DIRECT_FILES) else [])]
         runtimes = {
-            tier.runtime: {"path": runsc, "runtimeArgs": [*_GVISOR_FLAGS, f"--platform={platform}"]}
+            tier.runtime: {"path": runsc, "runtimeArgs": [*flags, f"--platform={platform}"]}
             for tier, platform in _PLATFORMS.items()
         }
         return {
@@ -161,7 +167,7 @@ class Daemon:
         }
 
     def _make_folders(self) -> None:
-        for folder in (self.paths.state, self.paths.run):
+        for folder in (self.paths.state, self.paths.run, self.paths.share):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o711)
 
@@ -169,6 +175,7 @@ class Daemon:
         uid = int(self.paths.owner.read_text()) if self.paths.owner.exists() else os.geteuid()
         self.paths.socket.chmod(0o600)
         os.chown(self.paths.socket, uid, -1)
+        os.chown(self.paths.share, uid, -1)
 
     def _end(self, pid: int | None) -> None:
         if pid is None:
@@ -201,6 +208,10 @@ class Daemon:
         with (self.paths.run / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _knows(program: str, flag: str) -> bool:
+    return subprocess.run([program, flag, "--version"], capture_output=True, check=False).returncode == 0
 
 
 def _tail(log: Path) -> list[str]:

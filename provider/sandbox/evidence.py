@@ -13,6 +13,7 @@ from docker.models.containers import Container
 from requests.exceptions import RequestException
 
 from provider.sandbox import containers, host_view, inside
+from provider.sandbox.bait import TARGET, Bait
 from provider.sandbox.daemon import Client
 from provider.sandbox.errors import ContainerError
 from provider.sandbox.host_view import HostView
@@ -24,11 +25,15 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True)
 class Evidence:
-    """`facts` come from inside, `view` and `heard` from the host; `seconds` until the facts were there."""
+    """`facts` come from inside; `view`, `heard` and what `changed` in the bait from the host.
+
+    `seconds` until the facts were there.
+    """
 
     facts: dict[str, Any]
     view: HostView
     heard: tuple[str, ...]
+    changed: tuple[str, ...]
     host_kernel: str
     seconds: float
 
@@ -39,13 +44,14 @@ def probe_command(interpreter: str, listeners: HostListeners) -> list[str]:
         "tcp": listeners.tcp,
         "udp": listeners.udp,
         "abstract": listeners.abstract,
+        "mount": TARGET,
         "hold": ANSWER_S,
     }
     return [interpreter, "-S", "-c", Path(inside.__file__).read_text(encoding="utf-8"), json.dumps(target)]
 
 
-def collect(client: Client, settings: dict[str, Any], name: str, listeners: HostListeners) -> Evidence:
-    """Runs a container with these settings, whose command is a `probe_command`. Raises ContainerError."""
+def collect(client: Client, settings: dict[str, Any], name: str, listeners: HostListeners, bait: Bait) -> Evidence:
+    """Runs a container with these settings: a `probe_command`, and the bait's mount. Raises ContainerError."""
     started = time.monotonic()
     container = containers.start_with(client, settings, name)
     try:
@@ -57,7 +63,7 @@ def collect(client: Client, settings: dict[str, Any], name: str, listeners: Host
         raise ContainerError(f"the probe {name} was lost: {error}") from error
     finally:
         containers.remove(container)
-    return Evidence(facts, view, tuple(listeners.heard), os.uname().release, seconds)
+    return Evidence(facts, view, tuple(listeners.heard), tuple(bait.changes()), os.uname().release, seconds)
 
 
 def _first_line(container: Container) -> dict[str, Any]:

@@ -48,6 +48,19 @@ CALLS: dict[str, tuple[int, int, tuple[int, ...]]] = {
 FAMILIES = {"inet": 2, "inet6": 10, "netlink": 16, "packet": 17, "alg": 38, "vsock": 40}
 
 
+CHANGES: dict[str, Callable[[str], Any]] = {
+    "append": lambda path: os.write(os.open(path, os.O_WRONLY | os.O_APPEND), b"x"),
+    "chmod": lambda path: os.chmod(path, 0o600),  # noqa: PTH101
+    "create": lambda path: Path(path).touch(),
+    "link": lambda path: os.link(path, path + "-too"),
+    "read-truncate": lambda path: os.close(os.open(path, os.O_RDONLY | os.O_TRUNC)),
+    "rename": lambda path: os.rename(path, path + "d"),  # noqa: PTH104
+    "unlink": os.unlink,
+    "write": lambda path: os.write(os.open(path, os.O_WRONLY), b"x"),
+    "write-truncate": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC)),
+}
+
+
 def main(target: dict[str, Any]) -> None:
     """Prints the facts, then stays for the host to look at, at most `hold` seconds."""
     facts = {
@@ -65,6 +78,7 @@ def main(target: dict[str, Any]) -> None:
         "abstract": _outcome(lambda: _connect_abstract(target["abstract"])),
         "name": _outcome(lambda: socket.getaddrinfo("example.com", 443)),
         "writable": _writable(),
+        "mount": {name: _outcome(partial(attempt, target["mount"] + "/" + name)) for name, attempt in CHANGES.items()},
         "program_in_tmp": _outcome(_run_from_tmp),
         "tmp_bytes": _size("/tmp"),  # noqa: S108
         "open_files": list(resource.getrlimit(resource.RLIMIT_NOFILE)),
@@ -133,8 +147,12 @@ def _connect(host: str, port: int) -> None:
 
 
 def _send(host: str, port: int) -> None:
+    """Works only with an answer: sending alone succeeds where nobody is."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
-        link.sendto(b"probe", (host, port))
+        link.settimeout(_WAIT_S)
+        link.connect((host, port))
+        link.send(b"probe")
+        link.recv(64)
 
 
 def _connect_abstract(name: str) -> None:

@@ -58,7 +58,7 @@ def _rights(tier: Tier, evidence: Evidence) -> Iterator[Check]:
     yield Check("seccomp", facts["seccomp"] == 2, f"mode {facts['seccomp']}")
     calls = facts["calls"]
     let_through = sorted(name for name, outcome in calls.items() if outcome != "EPERM")
-    refused = f"{len(calls) - len(let_through)} of {len(calls)} forbidden ones are refused"
+    refused = f"{len(calls)} forbidden ones are refused"
     yield Check("system calls", bool(calls) and not let_through, _but(refused, let_through))
     seen = facts["processes"]
     yield Check("processes", 0 < len(seen) <= _MOST_PROCESSES, f"sees {len(seen)}")
@@ -85,6 +85,9 @@ def _network(evidence: Evidence) -> Iterator[Check]:
 def _files(tier: Tier, evidence: Evidence, limits: Limits) -> Iterator[Check]:
     facts = evidence.facts
     yield Check("writable", set(facts["writable"]) <= {TMP}, ", ".join(facts["writable"]) or "nothing")
+    let_through = sorted(name for name, outcome in facts["mount"].items() if outcome == "worked")
+    spoilt = sorted({*let_through, *evidence.changed})
+    yield Check("read-only mounts", bool(facts["mount"]) and not spoilt, _but("cannot be changed", spoilt))
     yield Check(
         "programs in /tmp",
         facts["program_in_tmp"] != "worked",
@@ -112,7 +115,7 @@ def _within(found: float | None, limit: float) -> bool:
 
 
 def _but(text: str, others: list[str]) -> str:
-    return f"{text}, but not {', '.join(others)}" if others else text
+    return f"{text}, except {', '.join(others)}" if others else text
 
 
 def _list(outcomes: dict[str, str]) -> str:

@@ -60,7 +60,7 @@ class HostListeners:
                 if kind == socket.SOCK_STREAM:
                     listener.accept()[0].close()
                 else:
-                    listener.recvfrom(64)
+                    listener.sendto(b"heard", listener.recvfrom(64)[1])
             except TimeoutError:
                 continue
             except OSError:

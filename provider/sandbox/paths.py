@@ -2,7 +2,7 @@
 
 state/              root's: daemon.json, owner
 state/data/         the daemon's data-root: images, container layers
-run/                exec-root, pid file and socket of the daemon; gone after a reboot
+run/                exec-root, pid file and socket of the daemon, share/ of the worker; gone after a reboot
 cache/              what can be made again: bin/runsc, images/
 """
 
@@ -67,6 +67,11 @@ class SandboxPaths:
     def exec_root(self) -> Path:
         """The daemon's exec-root."""
         return self.run / "exec"
+
+    @property
+    def share(self) -> Path:
+        """What the worker shows to containers, such as sockets; its own, and seen by the daemon wherever it runs."""
+        return self.run / "share"
 
     @property
     def pid_file(self) -> Path:

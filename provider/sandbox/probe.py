@@ -1,10 +1,13 @@
 """Finds the strongest tier that keeps its promises here: by trying, with exactly the policy of production."""
 
 import secrets
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from provider.sandbox import bubblewrap, containers, processes
+from provider.sandbox.bait import Bait
 from provider.sandbox.daemon import Client, Daemon, find_runsc
 from provider.sandbox.errors import NoSandboxError, SandboxError
 from provider.sandbox.evidence import Evidence, collect, probe_command
@@ -81,19 +84,20 @@ def try_tier(client: Client, paths: SandboxPaths, image: BuiltImage, tier: Tier)
         return TierResult(tier, fault="runsc is not installed; as root: clawmarket sandbox setup")
     try:
         load(client, image)
-        with HostListeners() as listeners:
+        with HostListeners() as listeners, Bait(paths.share) as bait:
             settings = container_settings(
                 tier,
                 image.image_id,
                 probe_command(str(program()), listeners),
                 LIMITS,
+                mounts=(bait.mount,),
                 labels={
                     containers.OWNER: processes.identity(),
                     containers.ROLE: "probe",
                     containers.TIER: tier.value,
                 },
             )
-            evidence = collect(client, settings, f"clawmarket-probe-{secrets.token_hex(6)}", listeners)
+            evidence = collect(client, settings, f"clawmarket-probe-{secrets.token_hex(6)}", listeners, bait)
     except SandboxError as error:
         return TierResult(tier, fault=str(error))
     return conclude(tier, evidence)
@@ -103,7 +107,7 @@ def conclude(tier: Tier, evidence: Evidence) -> TierResult:
     """Judges evidence; what a probe left out or spoilt counts against it."""
     try:
         return TierResult(tier, judge(tier, evidence, LIMITS), seconds=evidence.seconds)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         return TierResult(tier, fault=f"the probe's answer makes no sense: {error!r}")
 
 
@@ -125,8 +129,8 @@ def _results(paths: SandboxPaths, image: BuiltImage, *, dev: bool) -> Iterator[T
 def try_bubblewrap(image: BuiltImage) -> TierResult:
     """Runs the probe under bubblewrap."""
     try:
-        with HostListeners() as listeners:
-            evidence = bubblewrap.collect(image, probe_command(str(program()), listeners), LIMITS, listeners)
+        with HostListeners() as listeners, Bait(Path(tempfile.gettempdir())) as bait:
+            evidence = bubblewrap.collect(image, probe_command(str(program()), listeners), LIMITS, listeners, bait)
     except SandboxError as error:
         return TierResult(Tier.BUBBLEWRAP, fault=str(error))
     return conclude(Tier.BUBBLEWRAP, evidence)

@@ -44,7 +44,9 @@ def reap(paths: SandboxPaths) -> int:
         time.sleep(0.05)
     for mount in _mounts_under(paths.data, paths.exec_root):
         subprocess.run(["umount", "--lazy", str(mount)], check=False, capture_output=True)
-    for file in (paths.pid_file, paths.socket):
+    # A killed containerd may stay a zombie for ever, and the daemon would wait for it by its number.
+    containerd = (paths.exec_root / "containerd" / name for name in ("containerd.pid", "containerd.sock"))
+    for file in (paths.pid_file, paths.socket, *containerd):
         file.unlink(missing_ok=True)
     return count
 

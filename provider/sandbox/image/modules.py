@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-_PACKAGES = ("protocol.", "provider.")
+_PACKAGES = ("protocol", "provider")
 
 
 def module_files(*names: str) -> dict[str, Path]:
@@ -38,7 +38,7 @@ def _imports(tree: ast.AST) -> Iterator[str]:
 
 
 def _file_of(name: str) -> Path | None:
-    if not name.startswith(_PACKAGES):
+    if name.partition(".")[0] not in _PACKAGES:
         return None
     path = ROOT.joinpath(*name.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
