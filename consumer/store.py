@@ -159,7 +159,8 @@ class Store:
         return None
 
     def _write_batch(self, writes: "list[_Write]") -> list[Exception | None]:
-        """All in one commit; a change that fails is undone by itself, a commit that fails undoes all."""
+        """All in one commit; a change that fails is undone by itself, unless with it SQLite undid all, as does a commit
+        that fails."""
         failures: list[Exception | None] = []
         if not writes:
             return failures
@@ -171,6 +172,8 @@ class Store:
                             write.change()
                         failures.append(None)
                     except StoreError as error:
+                        if not self._db.in_transaction:
+                            raise
                         failures.append(error)
         except (StoreError, sqlite3.Error) as error:
             return [error] * len(writes)
