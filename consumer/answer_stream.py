@@ -1,15 +1,15 @@
 """The lines of an answer's event stream: what they say is counted and held against the agreement as they come."""
 
-import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import orjson
 
 from consumer.checks import Answer
-from consumer.exceptions import ProviderFailed
+from consumer.exceptions import ProviderFailed, ReceiptRejected
 from consumer.repeating import CHAT
 from consumer.transport import Response
 from protocol.exceptions import InvalidHeader
@@ -20,13 +20,19 @@ from protocol.typed_data import Receipt
 MAX_LINE_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True)
+@dataclass
 class Choices:
-    """The entries of a chunk's `choices`, the text in them, and the tokens that came before it."""
+    """The entries of chunks' `choices`, the text in them, and the tokens that came before them."""
 
     entries: list[dict[str, Any]]
     text: str
     tokens: list[StreamToken]
+
+    def add(self, later: "Choices") -> None:
+        """Takes what came after."""
+        self.entries += later.entries
+        self.text += later.text
+        self.tokens += later.tokens
 
 
 Item = Choices | Signed[Receipt] | Exposure
@@ -52,15 +58,37 @@ class AnswerStream:
         self._sent = time.monotonic()
         self.waited_s = 0.0
 
-    def feed(self, line: str) -> list[Item]:
-        """What a line brings. Raises ReceiptRejected, ProviderFailed."""
+    def feed(self, lines: Iterable[str]) -> Iterator[Item]:
+        """What lines bring, chunks that follow each other as one. Raises ReceiptRejected, ProviderFailed.
+
+        What comes before a line is given before the line is read.
+        """
+        shown = Choices([], "", [])
+        try:
+            for line in lines:
+                item = self._line(line)
+                if isinstance(item, Choices):
+                    shown.add(item)
+                elif item is not None:
+                    if shown.entries:
+                        yield shown
+                        shown = Choices([], "", [])
+                    yield item
+        except (ReceiptRejected, ProviderFailed):
+            if shown.entries:
+                yield shown
+            raise
+        if shown.entries:
+            yield shown
+
+    def _line(self, line: str) -> Item | None:
         if not line:
             self._is_in_event = False
-            return []
+            return None
         if self._is_in_event or self._has_ended or "\r" in line:
             raise ProviderFailed("the provider sent a line where none can be")
-        self._is_in_event = line.startswith("data: ")
-        if self._is_in_event:
+        if line.startswith("data: "):
+            self._is_in_event = True
             return self._data(line[len("data: ") :])
         if not line.startswith(":"):
             raise ProviderFailed("the provider sent a line that is neither data nor a comment")
@@ -71,31 +99,30 @@ class AnswerStream:
         if isinstance(ours, StreamToken):
             self.answer.add(ours, self.elapsed_ms())
             self._tokens.append(ours)
-            return []
-        return [] if ours is None else [ours]
+            return None
+        return ours
 
     def elapsed_ms(self) -> int:
         """Milliseconds since the request was sent."""
         return round((time.monotonic() - self._sent) * 1000)
 
-    def _data(self, text: str) -> list[Item]:
+    def _data(self, text: str) -> Choices | None:
         if text == "[DONE]":
             self._has_ended = True
-            return []
+            return None
         try:
-            content = json.loads(text)
+            content = orjson.loads(text)
             if "error" in content:
                 self.failure = str(content["error"]["message"])
-                return []
+                return None
             entries = list(content["choices"])
             text = "".join([self._choice(choice) for choice in entries])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ProviderFailed("the provider sent a malformed chunk") from error
-        return [Choices(entries, text, self._new_tokens())] if entries else []
-
-    def _new_tokens(self) -> list[StreamToken]:
+        if not entries:
+            return None
         tokens, self._tokens = self._tokens, []
-        return tokens
+        return Choices(entries, text, tokens)
 
     def _choice(self, choice: dict[str, Any]) -> str:
         """Raises ReceiptRejected, and ValueError and its like on a malformed one."""
@@ -157,9 +184,8 @@ async def items(response: Response, stream: AnswerStream, idle_s: float) -> Asyn
         waited = time.monotonic() - began
         if stream.answer.units_out:
             stream.waited_s += waited
-        for line in lines.feed(chunk):
-            for item in stream.feed(line):
-                yield item
+        for item in stream.feed(lines.feed(chunk)):
+            yield item
         idle = idle + waited if stream.answer.units_out == tokens else 0.0
         tokens = stream.answer.units_out
         if idle > idle_s:

@@ -25,7 +25,7 @@ from consumer.exceptions import ProviderFailed, ReceiptRejected
 from consumer.lease_client import Exchange, LeaseClient, Turns
 from consumer.whole_answer import count_whole
 from protocol.headers import Exposure, Signed
-from protocol.typed_data import Receipt, Voucher
+from protocol.typed_data import Receipt
 
 T = TypeVar("T")
 
@@ -145,10 +145,10 @@ class MarketAuth(httpx.Auth):
             raise self.reject(exchange, error) from error
         await self.accept(exchange, signed)
 
-    async def accept(self, exchange: Exchange, signed: Signed[Receipt]) -> Signed[Voucher]:
+    async def accept(self, exchange: Exchange, signed: Signed[Receipt]) -> None:
         """Checks a receipt and pays it. Raises ReceiptRejected, ProviderFailed."""
         try:
-            return await self.client.accept(exchange, signed)
+            await self.client.accept(exchange, signed)
         except ReceiptRejected as error:
             raise self.reject(exchange, error) from error
 
@@ -203,7 +203,6 @@ class _Watched:
         self._auth = auth
         self._exchange = exchange
         self._lines = Lines()
-        self._voucher: Signed[Voucher] | None = None
         self._has_final = False
         self._is_admitted = False
 
@@ -214,13 +213,12 @@ class _Watched:
             self._is_admitted = True
             client.admitted(exchange)
         try:
-            for line in self._lines.feed(chunk):
-                for item in exchange.stream.feed(line):
-                    if isinstance(item, Signed):
-                        self._voucher = await self._auth.accept(exchange, item)
-                        self._has_final = item.message.final
-                    elif isinstance(item, Exposure):
-                        client.note(item, self._voucher)
+            for item in exchange.stream.feed(self._lines.feed(chunk)):
+                if isinstance(item, Signed):
+                    await self._auth.accept(exchange, item)
+                    self._has_final = item.message.final
+                elif isinstance(item, Exposure):
+                    client.note(item)
         except ReceiptRejected as error:
             raise self._auth.reject(exchange, error) from error
 

@@ -23,6 +23,7 @@ from consumer.exceptions import (
     ProviderFailed,
     ProviderRefused,
     ReceiptRejected,
+    StoreError,
     TokenizerUnusable,
 )
 from consumer.node_keys import KeyLookup, NodeKeys
@@ -56,7 +57,11 @@ CONNECT_S, READ_S = 5.0, 120.0
 MAX_REFUSAL_BYTES = 64 * 1024
 MAX_EMBEDDING_BYTES = 64 * 1024 * 1024
 VOUCHER_PAUSE_S = 0.02
-"""Between two vouchers on the side channel; requests carry vouchers too."""
+"""Before a voucher on the side channel, unless the provider waits for it; requests carry vouchers too."""
+ADMITTED_S = 0.1
+"""An answer that is whole sooner is not first noted as begun."""
+PAY_PAUSES_S = (0.1, 0.5, 2.0)
+"""Between attempts at recording a payment on a disk that fails."""
 RETRY_PAUSES_S = (0.0, 0.1, 0.5, 2.0)
 REPEAT_PAUSES_S = (0.0, 0.1, 0.3, 1.0, 2.0)
 UNSEEN_TOKENS = 32
@@ -86,10 +91,9 @@ class Text:
 
 @dataclass(frozen=True)
 class Checked:
-    """A receipt that was found right, the voucher signed for it, and what is owed for the request."""
+    """A receipt that was found right, and what is owed for the request."""
 
     receipt: Signed[Receipt]
-    voucher: Signed[Voucher]
     owed: int
 
 
@@ -99,7 +103,6 @@ class End:
 
     finish_reason: str
     receipt: Signed[Receipt]
-    voucher: Signed[Voucher]
     tokens: int
 
 
@@ -117,6 +120,7 @@ class Exchange:
     is_admitted: bool = False
     has_ended: bool = False
     owed: int = 0
+    payment: asyncio.Task[None] | None = None
 
     @property
     def seq(self) -> int:
@@ -162,8 +166,9 @@ class LeaseClient:
         self._book = VoucherBook(domain, store, record, signer, now, hold)
         self._http = ProviderHttp(record.endpoint, verification(record.tls_pin), CONNECT_S, idle_timeout_s)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unsent: Signed[Voucher] | None = None
+        self._has_unsent = False
         self._is_sending = False
+        self._is_waited_for = asyncio.Event()
         self._running: set[int] = set()
         self._loose = set(self._book.open)  # whose end nobody is finding out
         self._progress = asyncio.Event()
@@ -171,7 +176,7 @@ class LeaseClient:
 
     async def close(self) -> None:
         """Waits for payments and repeats on their way, then closes connections."""
-        await self._finish_tasks()
+        await self.finish()
         await self._http.aclose()
 
     async def ask(self, question: Question) -> AsyncGenerator[Event, None]:
@@ -250,6 +255,8 @@ class LeaseClient:
 
         What cannot be found out now stays for the next time. Raises StoreError.
         """
+        if self._has_unsent or self._book.is_behind:
+            self._send_soon()
         self._loose &= self._book.open
         if not self._loose:
             return
@@ -306,14 +313,25 @@ class LeaseClient:
 
     def admitted(self, exchange: "Exchange") -> None:
         """The provider began to answer."""
-        exchange.is_admitted = True
-        self._start(self._book.admitted(exchange.seq))
+        if not exchange.is_admitted:
+            exchange.is_admitted = True
+            asyncio.get_running_loop().call_later(ADMITTED_S, self._note_admitted, exchange)
+
+    def _note_admitted(self, exchange: "Exchange") -> None:
+        if exchange.seq in self._book.open:
+            self._start(self._book.admitted(exchange.seq))
 
     def end(self, exchange: "Exchange") -> None:
         """After an exchange, however it ended; again is no fault."""
         if exchange.has_ended:
             return
         exchange.has_ended = True
+        if exchange.payment is None or exchange.payment.done():
+            self._ended(exchange)
+        else:
+            exchange.payment.add_done_callback(lambda _: self._ended(exchange))
+
+    def _ended(self, exchange: "Exchange") -> None:
         self._running.discard(exchange.seq)
         if not exchange.is_admitted:
             self._loose.add(exchange.seq)
@@ -325,29 +343,28 @@ class LeaseClient:
         try:
             return await self._book.authorise(draft)
         except LeaseExhausted:
-            await self._finish_tasks()
+            await self.finish()
             await self.resolve()
             return await self._book.authorise(draft)
 
     async def _exchange(self, body: bytes, exchange: "Exchange") -> AsyncGenerator[Choices | Checked | End, None]:
-        voucher: Signed[Voucher] | None = None
         final: Signed[Receipt] | None = None
         stream = exchange.stream
         async with self._sent(exchange, body) as response, aclosing(items(response, stream, self._idle_s)) as found:
             async for item in found:
                 if isinstance(item, Signed):
-                    voucher = await self.accept(exchange, item)
+                    await self.accept(exchange, item)
                     final = item if item.message.final else None
-                    yield Checked(item, voucher, exchange.owed)
+                    yield Checked(item, exchange.owed)
                 elif isinstance(item, Exposure):
-                    self.note(item, voucher)
+                    self.note(item)
                 else:
                     yield item
-        if final is None or voucher is None:
+        if final is None:
             raise ProviderFailed("the answer ended without its final receipt")
         if stream.failure is not None:
             raise ProviderFailed(f"the provider broke off: {stream.failure}")
-        yield End(stream.finish_reason, final, voucher, final.message.units_out)
+        yield End(stream.finish_reason, final, final.message.units_out)
 
     @asynccontextmanager
     async def _sent(self, exchange: "Exchange", body: bytes) -> AsyncIterator[Response]:
@@ -368,8 +385,8 @@ class LeaseClient:
             exchange.is_rejected = True
             raise
 
-    async def accept(self, exchange: "Exchange", signed: Signed[Receipt]) -> Signed[Voucher]:
-        """Checks a receipt, signs for it, and sends the voucher. Raises ReceiptRejected, ProviderFailed, StoreError."""
+    async def accept(self, exchange: "Exchange", signed: Signed[Receipt]) -> None:
+        """Checks a receipt; it is paid beside other work. Raises ReceiptRejected, ProviderFailed."""
         stream = exchange.stream
         elapsed_ms = stream.elapsed_ms()
         try:
@@ -390,17 +407,32 @@ class LeaseClient:
                 signed.message.cost,
             )
         exchange.owed = due
-        voucher = await self._book.pay(signed, due)
-        self._pay_in_background(voucher)
-        self._advanced()
-        return voucher
+        exchange.payment = self._start(self._pay(signed, due, exchange.payment))
 
-    def note(self, exposure: Exposure, voucher: Signed[Voucher] | None) -> None:
-        """The provider shows its figures, because it waits: the last voucher goes out once more."""
+    async def _pay(self, signed: Signed[Receipt], due: int, before: asyncio.Task[None] | None) -> None:
+        """Keeps a checked receipt and pays it. Raises StoreError."""
+        if before is not None and not before.done():
+            await asyncio.wait([before])
+        pauses = iter(PAY_PAUSES_S)
+        while True:
+            try:
+                await self._book.pay(signed, due)
+            except StoreError as error:
+                if (pause_s := next(pauses, None)) is None:
+                    raise
+                _log.warning("lease 0x%s: a receipt waits for the disk: %s", self.record.lease_id.hex(), error)
+                await asyncio.sleep(pause_s)
+            else:
+                break
+        self._send_soon()
+        self._advanced()
+
+    def note(self, exposure: Exposure) -> None:
+        """The provider shows its figures, because it waits: the last voucher goes out, or goes out once more."""
         if exposure.lease_id == self.record.lease_id:
             self._credit_cap = max(self._credit_cap, exposure.credit_cap)
-        if voucher is not None:
-            self._pay_in_background(voucher)
+        self._send_soon()
+        self._is_waited_for.set()
 
     @property
     def progress(self) -> asyncio.Event:
@@ -419,7 +451,7 @@ class LeaseClient:
         pause_s = next(pauses, None)
         if pause_s is None:
             return False
-        await self._finish_tasks()
+        await self.finish()
         await asyncio.sleep(pause_s)
         return True
 
@@ -496,10 +528,13 @@ class LeaseClient:
             _log.warning("request %d of lease 0x%s: %s", request.seq, self.record.lease_id.hex(), error)
             await self._book.dispute(request.seq)
             return True
-        self._pay_in_background(await self._book.pay(signed, owed))
+        await self._book.pay(signed, owed)
+        self._send_soon()
         return True
 
-    async def _finish_tasks(self) -> None:
+    async def finish(self) -> None:
+        """Waits for payments and repeats on their way."""
+        self._is_waited_for.set()
         while self._tasks:  # a repeat that ends starts a payment
             await asyncio.wait(self._tasks)
 
@@ -529,27 +564,32 @@ class LeaseClient:
             retry_after_s=_seconds(headers.get("Retry-After", "")),
         )
 
-    def _pay_in_background(self, voucher: Signed[Voucher]) -> None:
-        """One voucher is on its way at a time; of those signed meanwhile only the highest follows."""
-        if self._unsent is None or voucher.message.cumulative >= self._unsent.message.cumulative:
-            self._unsent = voucher
+    def _send_soon(self) -> None:
+        """One voucher is on its way at a time; the next one is for all that is owed by then."""
+        self._has_unsent = True
         if not self._is_sending:
             self._is_sending = True
             self._start(self._send_vouchers())
 
     async def _send_vouchers(self) -> None:
         try:
-            while (voucher := self._unsent) is not None:
-                self._unsent = None
-                await self._send_voucher(voucher)
-                await asyncio.sleep(VOUCHER_PAUSE_S)
+            while self._has_unsent:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._is_waited_for.wait(), VOUCHER_PAUSE_S)
+                self._is_waited_for.clear()
+                self._has_unsent = False
+                await self._send_voucher(await self._book.voucher())
+        except StoreError:
+            self._has_unsent = True
+            raise
         finally:
             self._is_sending = False
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -38,7 +38,7 @@ class ShownText:
         self._stops = [stop for stop in stops if stop]
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._due = ""  # decoded and not delivered yet
-        self._unspelled = ""  # decoded since the last receipt
+        self._unspelled = ""  # decoded since it was last counted what the text takes
         self._has_ended = False
         self.tokens = 0
         self.shown = 0
@@ -90,10 +90,15 @@ class ShownText:
         """A receipt asks money for everything so far."""
         if not self._is_shown():
             raise self._undelivered()
-        self._needed += self._vocabulary.count_text(self._unspelled) if self._unspelled else 0
-        self._unspelled = ""
-        if self.tokens - self._invisible > SPELLING_FACTOR * self._needed + SPELLING_SLACK:
-            raise ReceiptRejected("tokens", f"{self.tokens} tokens for a text that takes {self._needed}")
+        if self._is_long():
+            self._needed += self._vocabulary.count_text(self._unspelled)
+            self._unspelled = ""
+            if self._is_long():
+                raise ReceiptRejected("tokens", f"{self.tokens} tokens for a text that takes {self._needed}")
+
+    def _is_long(self) -> bool:
+        """Whether there are more tokens than the text needs, as far as that was counted."""
+        return self.tokens - self._invisible > SPELLING_FACTOR * self._needed + SPELLING_SLACK
 
     def _is_shown(self) -> bool:
         """Whether everything due was delivered, but for what may become a stop string."""

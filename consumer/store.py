@@ -147,8 +147,7 @@ class Store:
             is_open = None not in writes
             waiting = [write for write in writes if write is not None]
             failures = [self._write_one(waiting[0])] if len(waiting) == 1 else self._write_batch(waiting)
-            for write, failure in zip(waiting, failures, strict=True):
-                write.finish(failure)
+            _tell(list(zip(waiting, failures, strict=True)))
 
     def _write_one(self, write: "_Write") -> Exception | None:
         try:
@@ -409,18 +408,33 @@ class _Write:
         self.change = change
         self._done = done
 
-    def finish(self, failure: Exception | None) -> None:
-        """Tells who waits, if anybody does any more."""
-        with contextlib.suppress(RuntimeError):  # its loop has ended
-            self._done.get_loop().call_soon_threadsafe(self._set, failure)
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where it is waited for."""
+        return self._done.get_loop()
 
-    def _set(self, failure: Exception | None) -> None:
+    def finish(self, failure: Exception | None) -> None:
+        """Tells who waits, if anybody does any more; on its loop."""
         if self._done.cancelled():
             return
         if failure is None:
             self._done.set_result(None)
         else:
             self._done.set_exception(failure)
+
+
+def _tell(finished: list[tuple[_Write, Exception | None]]) -> None:
+    """Wakes each loop once, for all that wait there."""
+    loops = {write.loop for write, _ in finished}
+    for loop in loops:
+        mine = [(write, failure) for write, failure in finished if write.loop is loop]
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(_finish, mine)
+
+
+def _finish(finished: list[tuple[_Write, Exception | None]]) -> None:
+    for write, failure in finished:
+        write.finish(failure)
 
 
 def _lock(path: Path) -> int:

@@ -1,7 +1,8 @@
 """Signing for one lease: request numbers and exact cumulative vouchers, one after another, on disk before use.
 
-What a lease owes is kept here in memory, so that a request costs one write when it is authorised and one a receipt. All
-changes are made on one event loop, between two awaits, and written in that order.
+What a lease owes is kept here in memory, so that a request costs one write when it is authorised and one a receipt.
+Vouchers follow what is owed: one covers all receipts before it. All changes are made on one event loop, between two
+awaits, and written in that order.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from consumer.store import Store
 from protocol.headers import RequestContext, Signed
 from protocol.signing import Signer
 from protocol.typed_data import Domain, Receipt, Voucher
+
+_NOTHING = OpenCost(0, 0)
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,11 @@ class VoucherBook:
         self._now = now
         self._next_seq = store.next_seq(record.lease_id)
         self._open = store.open_costs(record.lease_id)
+        self._promised = sum(cost.promised for cost in self._open.values())
         self._owed = store.owed(record.lease_id)
         highest = store.highest_voucher(record.lease_id)
         self._highest = highest.message.cumulative if highest else 0
+        self._last: Signed[Voucher] | None = None  # without a request
         self.deposit = record.deposit
 
     @property
@@ -69,7 +74,12 @@ class VoucherBook:
 
     def room(self) -> int:
         """What another request may cost at most."""
-        return self.deposit - max(self._owed, self._highest) - sum(cost.promised for cost in self._open.values())
+        return self.deposit - max(self._owed, self._highest) - self._promised
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more is owed than any voucher says."""
+        return self._owed > self._highest
 
     async def authorise(self, draft: Draft) -> Authorised:
         """Signs for a request under a number that is never given again.
@@ -86,8 +96,7 @@ class VoucherBook:
         hold = self._hold(draft) if self._hold else None
         context = RequestContext(self._next_seq, draft.request_hash, draft.max_cost, self._now(), draft.salt)
         self._next_seq += 1
-        self._open[context.seq] = OpenCost(draft.max_cost, draft.prepaid)
-        self._owed += draft.prepaid
+        self._set(context.seq, OpenCost(draft.max_cost, draft.prepaid))
         if hold is not None:
             self._holds[context.seq] = hold
         voucher = self._sign(context.context)
@@ -98,33 +107,23 @@ class VoucherBook:
             raise
         return Authorised(voucher, context)
 
-    async def pay(self, receipt: Signed[Receipt], owed: int | None = None) -> Signed[Voucher]:
-        """Keeps a checked receipt and signs for all that is owed now; its cost, or `owed` where given.
-
-        Raises StoreError.
-        """
+    async def pay(self, receipt: Signed[Receipt], owed: int | None = None) -> None:
+        """Keeps a checked receipt: its cost is owed from now on, or `owed` where given. Raises StoreError."""
         message = receipt.message
-        before = self._open.get(message.seq)
         cost = message.cost if owed is None else owed
-        if before is not None:
-            self._open[message.seq] = OpenCost(before.most, cost)
-            self._owed += cost - before.owed
-        voucher = self._sign()
-
-        def change() -> None:
-            self._store.record_receipt(receipt, owed)
-            self._store.record_voucher(voucher)
-
-        try:
-            await self._store.write(change)
-        except StoreError:
-            if before is not None:
-                self._open[message.seq] = before
-                self._owed -= cost - before.owed
-            raise
+        await self._store.write(lambda: self._store.record_receipt(receipt, owed))
+        if (before := self._open.get(message.seq)) is not None:
+            self._set(message.seq, OpenCost(before.most, cost))
         if message.final:
             self._end(message.seq, cost)
-        return voucher
+
+    async def voucher(self) -> Signed[Voucher]:
+        """For all that is owed now. Raises StoreError."""
+        if self._last is None or self._last.message.cumulative < max(self._owed, self._highest):
+            voucher = self._sign()
+            await self._store.write(lambda: self._store.record_voucher(voucher))
+            self._last = voucher
+        return self._last
 
     async def admitted(self, seq: int) -> None:
         """The provider began to answer. Raises StoreError."""
@@ -141,11 +140,18 @@ class VoucherBook:
         if seq in self._open:
             self._end(seq, self._open[seq].owed)
 
+    def _set(self, seq: int, cost: OpenCost) -> None:
+        """A request may cost this from now on, and is known to cost some of it."""
+        before = self._open.get(seq, _NOTHING)
+        self._open[seq] = cost
+        self._promised += cost.promised - before.promised
+        self._owed += cost.owed - before.owed
+
     def _end(self, seq: int, cost: int) -> None:
-        ended = self._open.pop(seq, None)
-        if ended is None:
+        if seq not in self._open:
             return
-        self._owed += cost - ended.owed
+        self._set(seq, OpenCost(cost, cost))
+        del self._open[seq]
         if hold := self._holds.pop(seq, None):
             hold.settle(cost)
 

@@ -263,11 +263,12 @@ class Peaks:
 
     def push(self, node: bytes, level: int) -> None:
         """Add a perfect subtree of 2^level leaves, no larger than the last peak, and merge peaks of equal size."""
+        stack = self._stack
         self._count += 1 << level
-        while self._stack and self._stack[-1][0] == level:
-            node = node_hash(self._stack.pop()[1], node)
+        while stack and stack[-1][0] == level:
+            node = keccak(b"\x01" + stack.pop()[1] + node)
             level += 1
-        self._stack.append((level, node))
+        stack.append((level, node))
 
     def root(self) -> bytes:
         """The root so far."""
@@ -313,7 +314,7 @@ class ResponseRoot:
 
     def append(self, token_id: int, logprob: int) -> None:
         """Add a token and its log-probability as `quantise_logprob` gives it."""
-        self._peaks.append(token_word(token_id, logprob))
+        self._peaks.push(leaf_hash(token_word(token_id, logprob)), 0)
 
     def root(self) -> bytes:
         """The root so far; zero for an empty answer."""

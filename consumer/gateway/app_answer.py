@@ -140,7 +140,7 @@ class AnswerEndpoint:
             async for part in parts:
                 if isinstance(part, Chunk):
                     before = before or await begin()
-                    body = before + _encode(part.entry).encode() + after
+                    body = b"".join(before + _encode(entry).encode() + after for entry in part.entries)
                     await send({"type": "http.response.body", "body": body, "more_body": True})
                 else:
                     _note(answer, part)
@@ -157,7 +157,8 @@ class AnswerEndpoint:
             async for part in parts:
                 if isinstance(part, Chunk):
                     answer.first_at = answer.first_at or time.monotonic()
-                    choices.add(part.entry)
+                    for entry in part.entries:
+                        choices.add(entry)
                 elif isinstance(part, Vectors):
                     vectors = part.data
                 else:

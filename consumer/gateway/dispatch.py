@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Protocol
 
 from consumer.gateway.continuing import can_continue
 from consumer.gateway.events import Asked, Chunk, Delivered, FailureClass, Leg, Part, Routed, RouteFailed
@@ -68,7 +68,7 @@ class Dispatcher:
             try:
                 async with aclosing(self._from(route, waiting, asked, delivered)) as parts:
                     async for part in parts:
-                        if isinstance(part, Chunk) and _is_opening(part, opened):
+                        if isinstance(part, Chunk) and not (part := _without_openings(part, opened)).entries:
                             continue
                         yield part
             except RouteFailed as failure:
@@ -175,7 +175,7 @@ class _Runner:
             async with aclosing(parts):
                 async for part in parts:
                     self._queue.put_nowait(part)
-                    if not (isinstance(part, Chunk) and _only_opens(part)):
+                    if not (isinstance(part, Chunk) and all(map(_only_opens, part.entries))):
                         self.spoke.set()
         except RouteFailed as failure:
             self.has_failed = True
@@ -214,19 +214,25 @@ def needs_of(asked: Asked) -> Needs:
     )
 
 
-def _is_opening(part: Chunk, opened: set[int]) -> bool:
-    """Whether a chunk only says once more that the assistant speaks."""
-    if not _only_opens(part):
+def _without_openings(part: Chunk, opened: set[int]) -> Chunk:
+    """A chunk without entries that only say once more that the assistant speaks."""
+    if not any(_only_opens(entry) for entry in part.entries):
+        return part
+    return Chunk([entry for entry in part.entries if not _opens_again(entry, opened)], part.tokens)
+
+
+def _opens_again(entry: dict[str, Any], opened: set[int]) -> bool:
+    if not _only_opens(entry):
         return False
-    index = int(part.entry.get("index", 0))
+    index = int(entry.get("index", 0))
     is_again = index in opened
     opened.add(index)
-    return is_again and part.entry.get("finish_reason") is None
+    return is_again and entry.get("finish_reason") is None
 
 
-def _only_opens(part: Chunk) -> bool:
-    """Whether a chunk says nothing yet."""
-    delta = part.entry.get("delta")
+def _only_opens(entry: dict[str, Any]) -> bool:
+    """Whether an entry says nothing yet."""
+    delta = entry.get("delta")
     return isinstance(delta, dict) and "role" in delta and not any(delta[name] for name in delta if name != "role")
 
 

@@ -82,12 +82,13 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One entry of `choices` as a stream of the asked path has it (`delta`, or `text` for completions).
+    """Entries of `choices` that came together, as a stream of the asked path has them (`delta`, or `text` for
+    completions).
 
-    `tokens` are those that a market route gave for it.
+    `tokens` are those that a market route gave for them.
     """
 
-    entry: dict[str, Any]
+    entries: list[dict[str, Any]]
     tokens: Sequence[StreamToken] = ()
 
 

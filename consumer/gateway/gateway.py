@@ -139,9 +139,7 @@ class Gateway:
 
     def _exposure(self, candidate: Candidate) -> int:
         """How much of the money in leases lies with the candidate's provider, in thousandths."""
-        figures = self._spending.keeper.figures()
-        total = sum(figure.deposit for figure in figures)
-        mine = sum(figure.deposit for figure in figures if figure.record.provider == candidate.provider)
+        mine, total = self._spending.keeper.deposits(candidate.provider)
         return mine * 1000 // total if total else 0
 
 

@@ -83,8 +83,10 @@ class _LocalModel:
             async with aclosing(parts):
                 async for part in parts:
                     if isinstance(part, Chunk):
-                        deliver(delivered, part.entry)
-                    yield Chunk(as_chat(part.entry)) if is_converted and isinstance(part, Chunk) else part
+                        deliver(delivered, part)
+                        if is_converted:
+                            part = Chunk([as_chat(entry) for entry in part.entries])  # noqa: PLW2901
+                    yield part
         except RouteFailed as failed:
             if failed.failure is FailureClass.UNREACHABLE:
                 await self._gone(server)

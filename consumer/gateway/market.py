@@ -117,9 +117,10 @@ class MarketRoutes:
                                 progress.first = progress.first or time.monotonic()
                             delivered.text += event.text
                             delivered.tokens += [token.token_id for token in event.tokens]
-                            for number, entry in enumerate(event.entries):
-                                tokens = () if number else event.tokens
-                                yield Chunk(entry if path == asked.path else as_chat(entry), tokens)
+                            entries = event.entries
+                            if path != asked.path:
+                                entries = [as_chat(entry) for entry in entries]
+                            yield Chunk(entries, event.tokens)
                         case Checked():
                             progress.receipt, progress.cost = event.receipt.message, event.owed
                         case End():

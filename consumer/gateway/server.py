@@ -15,6 +15,7 @@ from consumer.config import ConsumerConfig
 from consumer.exceptions import ConfigUnusable
 from consumer.gateway.app import create_app
 from consumer.gateway.gateway import Gateway
+from consumer.gateway.joined_writes import JoinedWrites
 from consumer.gateway.settings import GatewaySettings
 from consumer.session import Session
 
@@ -51,7 +52,7 @@ async def serve(
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=JoinedWrites,
             ws="none",
             lifespan="off",
             log_level="warning",

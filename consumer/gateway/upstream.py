@@ -37,7 +37,7 @@ class Upstreams:
         async with aclosing(parts):
             async for part in parts:
                 if isinstance(part, Chunk):
-                    deliver(delivered, part.entry)
+                    deliver(delivered, part)
                 yield part
 
     async def close(self) -> None:

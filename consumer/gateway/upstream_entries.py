@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from consumer.gateway.events import Delivered
+from consumer.gateway.events import Chunk, Delivered
 
 MAX_CHOICES = 128
 
@@ -23,10 +23,11 @@ def check_entry(entry: Any, *, is_chat: bool) -> dict[str, Any]:
     return checked
 
 
-def deliver(delivered: Delivered, entry: dict[str, Any]) -> None:
+def deliver(delivered: Delivered, chunk: Chunk) -> None:
     """Notes what the application gets of the first choice; its tokens are not known."""
-    if entry["index"] == 0:
-        delivered.text += (entry["text"] if "text" in entry else entry["delta"].get("content")) or ""
+    for entry in chunk.entries:
+        if entry["index"] == 0:
+            delivered.text += (entry["text"] if "text" in entry else entry["delta"].get("content")) or ""
 
 
 def _check_delta(delta: Any) -> None:

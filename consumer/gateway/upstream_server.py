@@ -111,12 +111,14 @@ class OpenAIServer:
             async for event in events:
                 if event == b"[DONE]":
                     break
-                for entry in _entries(tally, event, is_chat=is_chat):
+                entries = _entries(tally, event, is_chat=is_chat)
+                for entry in entries:
                     tally.first_at = tally.first_at or time.monotonic()
                     tally.pieces += 1
                     seen.add(entry["index"])
                     (open_choices.discard if entry.get("finish_reason") else open_choices.add)(entry["index"])
-                    yield Chunk(entry)
+                if entries:
+                    yield Chunk(entries)
         if open_choices or not seen:
             raise nonsense(tally.route, "an answer without its end")
 

@@ -1,6 +1,7 @@
 """`gateway.sqlite`: what the gateway keeps beside the records of its requests. Each statement is one commit."""
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,6 +9,8 @@ from consumer.exceptions import StoreError
 
 SCHEMA_VERSION = 1
 _BUSY_S = 10.0
+_CLOCK_NS = 100_000_000
+"""Far more than the steps in which files tell their time."""
 _SCHEMA = """
 CREATE TABLE api_keys (
     key_id  TEXT PRIMARY KEY,
@@ -37,6 +40,8 @@ class GatewayFile:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._create()
+            self._log = path.with_name(path.name + "-wal")
+            self._written, self._version = (-1, -1), 0
         except (OSError, sqlite3.DatabaseError) as error:
             raise StoreError(f"{path} cannot be opened ({error}): check the folder and the disk") from error
 
@@ -65,9 +70,16 @@ class GatewayFile:
             raise StoreError(f"the gateway's file cannot be written: {error}") from error
 
     def foreign_changes(self) -> int:
-        """A number that is another one after another process has changed something."""
-        (found,) = self._db.execute("PRAGMA data_version").fetchone()
-        return int(found)
+        """A number that is another one after another process has changed something.
+
+        The file is asked only if its log was written to since, or so lately that its time may not tell.
+        """
+        log = self._log.stat()
+        written = (log.st_size, log.st_mtime_ns)
+        if written != self._written or time.time_ns() - log.st_mtime_ns < _CLOCK_NS:
+            (self._version,) = self._db.execute("PRAGMA data_version").fetchone()
+            self._written = written
+        return self._version
 
     def _create(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")

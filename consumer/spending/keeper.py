@@ -168,6 +168,11 @@ class LeaseKeeper:
             for kept in self._kept.values()
         ]
 
+    def deposits(self, provider: int) -> tuple[int, int]:
+        """What is deposited in leases with a provider, and with all."""
+        of_all = [(kept.record.provider, kept.client.book.deposit) for kept in self._kept.values()]
+        return sum(deposit for whose, deposit in of_all if whose == provider), sum(deposit for _, deposit in of_all)
+
     async def close_all(self) -> int:
         """Asks for the end of every open lease, and says of how many. Raises ChainError."""
         open_ones = [kept for kept in self._kept.values() if kept.stage is Stage.OPEN]

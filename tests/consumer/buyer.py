@@ -70,7 +70,9 @@ class Buyer:
         )
 
     async def ask(self, question: Question = QUESTION) -> list[Event]:
-        return [event async for event in self.client.ask(question)]
+        events = [event async for event in self.client.ask(question)]
+        await self.client.finish()
+        return events
 
     async def __aenter__(self) -> "Buyer":
         return self

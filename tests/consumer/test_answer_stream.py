@@ -23,8 +23,8 @@ SHOWN = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}}]}\n\n'
 def stream_of(counter: PromptCounter, content: bytes, path: str = CHAT, shape: Shape | None = None) -> AnswerStream:
     """What a consumer makes of these bytes. Raises ReceiptRejected, ProviderFailed."""
     stream = AnswerStream(Answer(AGREEMENT, ShownChoices(counter, shape or Shape(), 4)), path)
-    for line in Lines().feed(content):
-        stream.feed(line)
+    for _ in stream.feed(Lines().feed(content)):
+        pass
     shown = stream.answer.shown
     assert shown is not None
     shown.settle()

@@ -24,7 +24,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 TRANSACTIONS = 5
-"""Of one question: authorise, admit, and one for each of three receipts."""
+"""Of one question: authorise, one for each of three receipts, and one voucher; slow ones admit, and sign more often."""
 LATER = MAX_CLOCK_SKEW_S + 5
 
 
@@ -81,10 +81,12 @@ def check_sent(folder: Path) -> None:
     assert all(len(cumulatives) == 1 for cumulatives in sent.values())
 
 
-async def test_a_question_takes_this_many_transactions(stack: ProviderStack, tmp_path: Path) -> None:
+async def test_a_question_takes_at_least_this_many_transactions(stack: ProviderStack, tmp_path: Path) -> None:
     lease = stack.add_lease()
     prepare(tmp_path, stack, lease)
-    assert await run(tmp_path) == (0, [str(TRANSACTIONS)])
+    code, (transactions,) = await run(tmp_path)
+    assert code == 0
+    assert TRANSACTIONS <= int(transactions) <= TRANSACTIONS + 3
     account = stack.ledger.account(lease.lease_id)
     assert account.cumulative == account.served == PROMPT * PRICE_IN + 20 * PRICE_OUT
 

@@ -56,7 +56,7 @@ async def test_answer_is_paid_to_the_unit(stack: ProviderStack, tmp_path: Path, 
         end = events[-1]
         assert isinstance(end, End)
         assert (end.tokens, end.finish_reason) == (20, "length")
-        assert end.voucher.message.cumulative == end.receipt.message.cost == PROMPT * 10 + 20 * 30
+        assert buyer.client.book.owed == end.receipt.message.cost == PROMPT * 10 + 20 * 30
         assert any(isinstance(event, Text) for event in events)
         assert sum(isinstance(event, Checked) for event in events) >= 3  # 8 + 8 + the rest, and more where it waited
         events = await buyer.ask()

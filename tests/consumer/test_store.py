@@ -115,12 +115,12 @@ async def test_vouchers_are_exact_and_on_disk_first(store: Store) -> None:
     second = await vouchers.authorise(draft(100, request_hash=b"\x07" * 32))
     assert [a.context.seq for a in (first, second)] == [0, 1]
     assert first.voucher.message == Voucher(LEASE, 0, first.context.context)
-    paid = await vouchers.pay(receipt(0, 30, final=False))
-    assert paid.message.cumulative == 30
-    paid = await vouchers.pay(receipt(1, 25))
-    assert paid.message.cumulative == 55
-    paid = await vouchers.pay(receipt(0, 33, part=1))
-    assert paid.message.cumulative == 58
+    for checked, cumulative in ((receipt(0, 30, final=False), 30), (receipt(1, 25), 55), (receipt(0, 33, part=1), 58)):
+        await vouchers.pay(checked)
+        assert (vouchers.owed, vouchers.is_behind) == (cumulative, True)
+        paid = await vouchers.voucher()
+        assert (paid.message.cumulative, vouchers.is_behind) == (cumulative, False)
+        assert await vouchers.voucher() is paid
     assert store.highest_voucher(LEASE) == paid
     paid.verify(DOMAIN, SESSION.address)
 
@@ -146,9 +146,11 @@ async def test_prepayment_is_carried_forward(store: Store) -> None:
     prepaid = await vouchers.authorise(draft(300, 120))
     assert prepaid.voucher.message.cumulative == 120
     # the request cost less than was paid ahead: the voucher stays, the next request uses the rest
-    assert (await vouchers.pay(receipt(0, 50))).message.cumulative == 120
+    await vouchers.pay(receipt(0, 50))
+    assert (await vouchers.voucher()).message.cumulative == 120
     assert (await vouchers.authorise(draft(300))).voucher.message.cumulative == 120
-    assert (await vouchers.pay(receipt(1, 100))).message.cumulative == 150
+    await vouchers.pay(receipt(1, 100))
+    assert (await vouchers.voucher()).message.cumulative == 150
 
 
 async def test_open_requests_keep_what_a_repeat_needs(store: Store, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_lost_folder_is_restored_and_serves(market: LiveMarket, shop: Shop, tmp_
         record, session = market.open_lease(store, worker.wait_ready(), enrolment)
         end = ask(market, store, record, session)
         assert end.receipt.recover(market.domain) == new_node
-        wait_for(lambda: market.client.lease(record.lease_id).settled == end.voucher.message.cumulative)
+        wait_for(lambda: market.client.lease(record.lease_id).settled == end.receipt.message.cost)
         wait_for(lambda: shop.anchored() == word(shop, 4))
         assert worker.stop() == 0
     store.close()

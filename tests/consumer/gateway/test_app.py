@@ -23,7 +23,7 @@ BROKEN = RouteFailed(FailureClass.UNREACHABLE, "nobody is there")
 
 def says(content: str | None = None, index: int = 0, ends: str | None = None, **more: Any) -> Chunk:
     delta = {"content": content} if content is not None else {}
-    return Chunk({"index": index, "delta": delta | more, "logprobs": None, "finish_reason": ends})
+    return Chunk([{"index": index, "delta": delta | more, "logprobs": None, "finish_reason": ends}])
 
 
 HELLO = (TO, says("", role="assistant"), says("Hel"), says("lo"), says(ends="stop"), LEG)
@@ -154,14 +154,9 @@ async def test_chat__tool_calls__are_joined_by_index(gateway: Served, client: As
 async def test_chat__several_choices_and_logprobs__each_is_whole(gateway: Served, client: AsyncOpenAI) -> None:
     def token(text: str, index: int, ends: str | None = None) -> Chunk:
         entry = {"token": text, "logprob": -0.5, "bytes": list(text.encode()), "top_logprobs": []}
-        return Chunk(
-            {
-                "index": index,
-                "delta": {"content": text},
-                "logprobs": {"content": [entry], "refusal": None},
-                "finish_reason": ends,
-            }
-        )
+        logprobs = {"content": [entry], "refusal": None}
+        delta = {"content": text}
+        return Chunk([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": ends}])
 
     gateway.dispatcher.script = (TO, token("x", 1), token("a", 0), token("b", 0, "length"), token("y", 1, "stop"), LEG)
     answer = await client.chat.completions.create(**ASK, n=2, logprobs=True)
@@ -178,7 +173,7 @@ async def test_chat__several_choices_and_logprobs__each_is_whole(gateway: Served
 async def test_completions__stream_and_whole(gateway: Served, client: AsyncOpenAI) -> None:
     def piece(text: str, ends: str | None = None) -> Chunk:
         logprobs = {"tokens": [text], "token_logprobs": [-1.0], "top_logprobs": [{text: -1.0}], "text_offset": [0]}
-        return Chunk({"index": 0, "text": text, "logprobs": logprobs, "finish_reason": ends})
+        return Chunk([{"index": 0, "text": text, "logprobs": logprobs, "finish_reason": ends}])
 
     gateway.dispatcher.script = (TO, piece("on"), piece("ce", "length"), LEG)
     answer = await client.completions.create(model="model", prompt="", logprobs=1)
@@ -371,7 +366,7 @@ async def test_full_gateway__says_so_and_lets_in_again() -> None:
 
 
 async def test_unexpected_fault__is_a_plain_500(gateway: Served, caplog: pytest.LogCaptureFixture) -> None:
-    gateway.dispatcher.script = (Chunk({"delta": "secret words"}),)
+    gateway.dispatcher.script = (Chunk([{"delta": "secret words"}]),)
     answer = await gateway.post("/v1/chat/completions", BODY)
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
     assert "secret words" not in answer.text + caplog.text

@@ -82,7 +82,7 @@ async def test_errors__say_what_the_gateway_says(gateway: Served, client: AsyncC
     with pytest.raises(GatewayError, match="too dear"):
         async with client.stream("x"):
             pass
-    gateway.dispatcher.script = (TO, Chunk({"index": 0, "delta": {"content": "a"}, "finish_reason": None}), failed)
+    gateway.dispatcher.script = (TO, Chunk([{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]), failed)
     async with client.stream("x") as stream:
         texts = aiter(stream)
         assert await anext(texts) == "a"

@@ -134,6 +134,7 @@ async def test_provider_down__the_other_answers_and_it_cools_down(
         (reasons,) = (await stage.excluded()).values()
         assert "unreachable" in reasons[0]
         assert await stage.stream() == (TEXT, [route(stage.second)])
+        await stage.ended()
         assert stage.owed(stage.first) == WHOLE
         assert stage.owed(stage.second) == 3 * WHOLE * DEARER
 
@@ -196,6 +197,7 @@ async def test_half_open_connection__is_left_after_the_idle_timeout(
     async with staged(market, identities, tmp_path, IMPATIENT) as stage:
         stage.first.lies = Lies(is_silent=True)
         assert await stage.stream() == (TEXT, [route(stage.first), route(stage.second)])
+        await stage.ended()
         assert stage.owed(stage.first) == WHOLE
         assert stage.found.gateway.status()["routes"][route(stage.first)]["outcomes"]["timeout"] == 1
 
@@ -218,6 +220,7 @@ async def test_no_room__the_provider_is_left_alone_as_long_as_it_asks(
         assert (cooldown.failure.value, cooldown.left_s > least_s) == (failure, True)
         again = await stage.refused(route(stage.first))
         assert (again.status_code, int(again.headers["Retry-After"]) >= least_s) == (503, True)
+        await stage.ended()
         assert stage.owed(stage.first) == WHOLE
         assert stage.found.gateway.status()["routes"][route(stage.first)]["trust"] == 1
 
@@ -235,6 +238,7 @@ async def test_chain_away_for_ten_minutes__requests_go_on_under_the_open_lease(
             for minute in range(1, 11):
                 ahead = minute * 60.0
                 assert await stage.stream() == (TEXT, [route(stage.first)])
+            await stage.ended()
             assert stage.owed(stage.first) == 11 * WHOLE
             assert stage.found.gateway.status()["routes"][route(stage.first)]["trust"] == 1
             proxy.restore()
@@ -281,6 +285,7 @@ async def test_200_streams_at_once__all_end_and_the_budget_is_exact(
         assert stage.owed(stage.first) == (1 + firsts) * WHOLE
         assert stage.owed(stage.second) == (201 - firsts) * WHOLE * DEARER
         assert stage.budget["held"] == 0
+        await stage.ended()
         assert stage.budget["spent"] == stage.owed(stage.first) + stage.owed(stage.second)
         assert stage.found.gateway.status()["leases"]
         for lease in stage.found.session.store.leases():

@@ -28,8 +28,12 @@ def asked(**more: Any) -> Asked:
     return Asked("/v1/chat/completions", {**GREEDY, **more}, "k")
 
 
+def entries_of(parts: list[Part]) -> list[dict[str, Any]]:
+    return [entry for part in parts if isinstance(part, Chunk) for entry in part.entries]
+
+
 def text_of(parts: list[Part]) -> str:
-    return "".join(part.entry["delta"].get("content") or "" for part in parts if isinstance(part, Chunk))
+    return "".join(entry["delta"].get("content") or "" for entry in entries_of(parts))
 
 
 def children() -> list[psutil.Process]:
@@ -55,7 +59,7 @@ async def test_answer__comes_with_counts_and_starts_one_process(models: Locals) 
     assert isinstance(leg, Leg)
     assert (leg.route, leg.ended, leg.prompt_tokens) == ("local/tiny", "finished", prompt_tokens(MESSAGES))
     assert leg.completion_tokens > 0
-    assert [part.entry["finish_reason"] for part in parts if isinstance(part, Chunk)][-1] == "length"
+    assert [entry["finish_reason"] for entry in entries_of(parts)][-1] == "length"
 
 
 async def test_process__keeps_its_key_and_ours_to_itself(models: Locals, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +99,7 @@ async def test_continuation__goes_on_where_the_answer_broke_off(models: Locals) 
     rest = [part async for part in models.answer(asked(), delivered, "tiny")]
     by_hand = {"prompt": "user: Hi\nassistant: abcd", "temperature": 0, "max_tokens": 8}
     parts = [part async for part in models.answer(Asked("/v1/completions", by_hand, "k"), Delivered(), "tiny")]
-    expected = "".join(part.entry["text"] for part in parts if isinstance(part, Chunk))
+    expected = "".join(entry["text"] for entry in entries_of(parts))
     assert expected
     assert text_of(rest) == expected
     assert delivered.text == "abcd" + expected
@@ -104,7 +108,7 @@ async def test_continuation__goes_on_where_the_answer_broke_off(models: Locals) 
     assert isinstance(other, Leg)
     assert leg.prompt_tokens == other.prompt_tokens == prompt_tokens(MESSAGES) + 4
     assert leg.completion_tokens == other.completion_tokens
-    assert [part.entry["finish_reason"] for part in rest if isinstance(part, Chunk)][-1] == "length"
+    assert [entry["finish_reason"] for entry in entries_of(rest)][-1] == "length"
 
 
 async def test_cancelled__the_model_is_free_for_the_next(models: Locals) -> None:

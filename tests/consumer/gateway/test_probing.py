@@ -32,7 +32,7 @@ class Provider:
         self.asked += 1
         if isinstance(self.says, FailureClass):
             raise RouteFailed(self.says, "no")
-        yield Chunk({"text": ""}, self.says)
+        yield Chunk([{"text": ""}], self.says)
         yield Leg(route.name, "finished")
 
 

@@ -70,7 +70,7 @@ async def test_stream__passes_entries_on_and_counts(server: RawUpstream, upstrea
     last = event({"choices": [], "usage": usage})
     server.behave = saying(b": hello\n\n", says("Hel"), says("lo", "stop"), last, DONE)
     *chunks, leg = await parts_of(upstreams)
-    assert [part.entry["delta"]["content"] for part in chunks if isinstance(part, Chunk)] == ["Hel", "lo"]
+    assert [part.entries[0]["delta"]["content"] for part in chunks if isinstance(part, Chunk)] == ["Hel", "lo"]
     assert isinstance(leg, Leg)
     assert (leg.route, leg.ended, leg.cost) == ("upstream/u/m", "finished", 0)
     assert (leg.prompt_tokens, leg.cached_tokens, leg.completion_tokens) == (4, 1, 2)
