@@ -22,11 +22,15 @@ EXPIRY_MARGIN_S = 600
 
 @dataclass(frozen=True)
 class Wish:
-    """How much a deposit takes, at the least and if possible, in token base units; how long a new lease runs."""
+    """How much a deposit takes, at the least and if possible, in token base units; how long a new lease runs.
+
+    `limit` is the most that a new lease may take, whatever its provider asks for.
+    """
 
     least: int
     most: int
     duration_s: int = 0
+    limit: int = 0
 
 
 def serves(record: LeaseRecord, offer: Offer, endpoint: Endpoint) -> bool:
@@ -67,6 +71,11 @@ class LeaseDesk:
                 raise OfferMismatch(f"provider {offer.provider} has changed or closed its offer {offer.offer_id}")
             if state.max_duration <= 2 * EXPIRY_MARGIN_S:
                 raise OfferMismatch(f"leases of offer {offer.offer_id} end after {state.max_duration} s: too short")
+            if state.min_deposit > wish.limit:
+                raise OfferMismatch(
+                    f"leases of offer {offer.offer_id} take a deposit of {state.min_deposit} base units, of max_locked "
+                    f"only {wish.limit} are not locked in leases"
+                )
             amount = self._affordable(offer.terms.token, Wish(max(wish.least, state.min_deposit), wish.most))
             request, record = self._leases.prepare(
                 self._owner(),

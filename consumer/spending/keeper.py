@@ -286,7 +286,7 @@ class LeaseKeeper:
                 f"a lease needs {wish.least} base units more; of max_locked = {self._settings.max_locked} only "
                 f"{max(0, free)} are not locked in leases: raise it, or close other leases",
             )
-        return Wish(wish.least, min(wish.most, free), wish.duration_s)
+        return Wish(wish.least, min(wish.most, free), wish.duration_s, free)
 
     async def _take_up(self, record: LeaseRecord) -> _Kept:
         signer = await asyncio.to_thread(self._session_key, record)

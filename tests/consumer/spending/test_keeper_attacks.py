@@ -1,0 +1,44 @@
+"""Providers, nodes and clocks that would have the gateway lock up more than its owner allows, or never get it back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from consumer.gateway.events import FailureClass, RouteFailed
+from consumer.spending.running import Spending
+from provider.owner import OfferLimits
+from tests.consumer.spending.stall import Stall, Wanted, config_of, running, usdc
+from tests.support.live_market import LiveMarket, live_market
+
+pytestmark = pytest.mark.asyncio
+SMALL = usdc("0.01")
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveMarket]:
+    with live_market(tmp_path_factory.mktemp("market")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def stall(market: LiveMarket) -> Stall:
+    return Stall(market)
+
+
+async def refused(spending: Spending, wanted: Wanted) -> str:
+    with pytest.raises(RouteFailed) as caught:
+        await spending.keeper.client_for(wanted, SMALL)
+    assert caught.value.failure is FailureClass.MONEY
+    return str(caught.value)
+
+
+async def test_no_offer_takes_a_deposit_beyond_max_locked(stall: Stall, tmp_path: Path) -> None:
+    dear = stall.publish(OfferLimits(min_deposit=usdc("2.1")))
+    fair = stall.publish(OfferLimits(min_deposit=usdc("1.5")))
+    before = stall.account
+    async with running(config_of(stall.market, tmp_path, amount="1 USDC", max_locked="2 USDC")) as spending:
+        assert "max_locked" in await refused(spending, dear)
+        assert stall.account == before
+        await spending.keeper.client_for(fair, SMALL)
+        assert stall.account == before - usdc("1.5")
