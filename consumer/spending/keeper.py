@@ -120,9 +120,7 @@ class LeaseKeeper:
             await asyncio.to_thread(self._desk.finish_openings)
         except ChainError as error:
             _log.warning("leases cannot be compared with the chain now: %s", error)
-        for record in self._store.leases():
-            if self._notes.find(record).stage is not Stage.RELEASED:
-                await self._try_to_take_up(record)
+        await self._take_up_new()
         await self._look_after_all()
         self._rounds = asyncio.create_task(self._go_round())
 
@@ -186,9 +184,7 @@ class LeaseKeeper:
         Raises ChainError, StoreError.
         """
         await asyncio.to_thread(self._desk.finish_openings)
-        for record in self._store.leases():
-            if record.lease_id not in self._kept and self._notes.find(record).stage is not Stage.RELEASED:
-                await self._try_to_take_up(record)
+        await self._take_up_new()
         leases = list(self._kept.values())
         now, states = await asyncio.to_thread(self._desk.look, [kept.record.lease_id for kept in leases])
         self._clock.update(now)
@@ -265,6 +261,10 @@ class LeaseKeeper:
             raise _no_money(
                 "other_token", f"leases are paid in {self._settings.amount.token.symbol}, this offer is not"
             )
+        await asyncio.to_thread(self._desk.finish_openings)  # what an earlier one locked counts
+        await self._take_up_new()
+        if (found := self._usable(wanted)) is not None:
+            return found
         wish = self._allowed(Wish(needed, max(needed, self._settings.amount.units), self._settings.duration_s))
         record = await asyncio.to_thread(self._desk.open, wanted.offer, wanted.endpoint, wish)
         _log.info("opened lease 0x%s of %d base units for %s", record.lease_id.hex(), record.deposit, record.model)
@@ -279,7 +279,9 @@ class LeaseKeeper:
         _log.info("topped up lease 0x%s to %d base units", kept.record.lease_id.hex(), deposit)
 
     def _allowed(self, wish: Wish) -> Wish:
-        free = self._settings.max_locked.units - sum(kept.locked for kept in self._kept.values())
+        locked = sum(kept.locked for kept in self._kept.values())
+        locked += sum(self._notes.find(record).deposit for record in self._not_taken_up())
+        free = self._settings.max_locked.units - locked
         if wish.least > free:
             raise _no_money(
                 "max_locked",
@@ -298,6 +300,15 @@ class LeaseKeeper:
         if best is None or kept.rank > best.rank:
             self._best[kept.place] = kept
         return kept
+
+    def _not_taken_up(self) -> list[LeaseRecord]:
+        """Open leases that were opened meanwhile, or that cannot be used."""
+        found = [record for record in self._store.leases() if record.lease_id not in self._kept]
+        return [record for record in found if self._notes.find(record).stage is not Stage.RELEASED]
+
+    async def _take_up_new(self) -> None:
+        for record in self._not_taken_up():
+            await self._try_to_take_up(record)
 
     async def _try_to_take_up(self, record: LeaseRecord) -> None:
         try:

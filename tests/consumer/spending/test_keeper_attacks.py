@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from consumer import lease as leases
 from consumer.gateway.events import FailureClass, RouteFailed
 from consumer.spending.running import Spending
 from provider.owner import OfferLimits
@@ -42,3 +43,21 @@ async def test_no_offer_takes_a_deposit_beyond_max_locked(stall: Stall, tmp_path
         assert stall.account == before
         await spending.keeper.client_for(fair, SMALL)
         assert stall.account == before - usdc("1.5")
+
+
+async def test_an_opening_that_takes_long_counts_as_locked(
+    stall: Stall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = stall.publish(), stall.publish()
+    node, before = stall.market.node, stall.account
+    monkeypatch.setattr(leases, "TIMEOUT_S", 1.0)
+    async with running(config_of(stall.market, tmp_path, amount="6 USDC", max_locked="10 USDC")) as spending:
+        node.automine(False)
+        try:
+            await refused(spending, first)
+        finally:
+            node.automine(True)
+        node.mine()
+        await spending.keeper.client_for(second, SMALL)
+        assert stall.account == before - usdc("10")
+        assert {figure.deposit for figure in spending.keeper.figures()} == {usdc("6"), usdc("4")}
