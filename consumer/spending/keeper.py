@@ -49,13 +49,14 @@ class Wanted(Protocol):
 
 @dataclass
 class _Kept:
-    """A lease in use. `has_counter` once its tokenizer was looked for."""
+    """A lease in use. `has_counter` once its tokenizer was looked for, `is_given_up` on its provider's word alone."""
 
     record: LeaseRecord
     client: LeaseClient
     stage: Stage
     has_counter: bool = False
     pause_until: float = 0.0
+    is_given_up: bool = False
 
     @property
     def place(self) -> Place:
@@ -154,9 +155,17 @@ class LeaseKeeper:
         return kept is not None and kept.client.book.owed > 0
 
     def forget(self, client: LeaseClient) -> None:
-        """The provider says that this lease takes no more requests: the next one gets another."""
+        """The provider says that this lease takes no more requests: the next one gets another.
+
+        Only once until that is released, else a provider could have us lock up everything with it. What the chain
+        says of a lease needs nobody's word: see `look_after`.
+        """
         kept = self._kept.get(client.record.lease_id)
-        if kept is not None and self._best.get(kept.place) is kept:
+        if kept is None or self._best.get(kept.place) is not kept:
+            return
+        of_provider = [each for each in self._kept.values() if each.record.provider == kept.record.provider]
+        if not any(each.is_given_up for each in of_provider):
+            kept.is_given_up = True
             del self._best[kept.place]
 
     def figures(self) -> list[LeaseFigure]:

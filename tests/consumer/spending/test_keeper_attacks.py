@@ -61,3 +61,11 @@ async def test_an_opening_that_takes_long_counts_as_locked(
         await spending.keeper.client_for(second, SMALL)
         assert stall.account == before - usdc("10")
         assert {figure.deposit for figure in spending.keeper.figures()} == {usdc("6"), usdc("4")}
+
+
+async def test_a_provider_that_ends_lease_after_lease_gets_two(stall: Stall, tmp_path: Path) -> None:
+    wanted, before = stall.publish(), stall.opened
+    async with running(config_of(stall.market, tmp_path, amount="0.1 USDC", max_locked="1 USDC")) as spending:
+        for _ in range(5):
+            spending.keeper.forget(await spending.keeper.client_for(wanted, SMALL))
+        assert stall.opened == before + 2
