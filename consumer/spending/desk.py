@@ -57,8 +57,10 @@ class LeaseDesk:
         self._sender = sender
         self._lock = threading.Lock()
 
-    def open(self, offer: Offer, endpoint: Endpoint, wish: Wish) -> LeaseRecord:
+    def open(self, offer: Offer, endpoint: Endpoint, wish: Wish, now: int) -> LeaseRecord:
         """A new lease, open on chain; one whose opening was interrupted is finished instead.
+
+        None is opened that would be too old for use by the clock that says `now`.
 
         Raises OfferMismatch, AccountTooLow, StoreError.
         """
@@ -76,6 +78,10 @@ class LeaseDesk:
                     f"leases of offer {offer.offer_id} take a deposit of {state.min_deposit} base units, of max_locked "
                     f"only {wish.limit} are not locked in leases"
                 )
+            duration_s = min(wish.duration_s, state.max_duration)
+            ahead_s = now - self._client.head().timestamp
+            if ahead_s >= duration_s - EXPIRY_MARGIN_S:
+                raise OfferMismatch(f"this machine's clock is {ahead_s} s ahead of the chain's: set it right")
             amount = self._affordable(offer.terms.token, Wish(max(wish.least, state.min_deposit), wish.most))
             request, record = self._leases.prepare(
                 self._owner(),
@@ -83,7 +89,7 @@ class LeaseDesk:
                 endpoint,
                 LeaseWish(
                     amount,
-                    duration_s=min(wish.duration_s, state.max_duration),
+                    duration_s=duration_s,
                     close_delay_s=min(max(CLOSE_DELAY_S, state.close_delay_min), state.close_delay_max),
                 ),
             )

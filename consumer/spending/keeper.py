@@ -275,7 +275,7 @@ class LeaseKeeper:
         if (found := self._usable(wanted)) is not None:
             return found
         wish = self._allowed(Wish(needed, max(needed, self._settings.amount.units), self._settings.duration_s))
-        record = await asyncio.to_thread(self._desk.open, wanted.offer, wanted.endpoint, wish)
+        record = await asyncio.to_thread(self._desk.open, wanted.offer, wanted.endpoint, wish, self._clock.now())
         _log.info("opened lease 0x%s of %d base units for %s", record.lease_id.hex(), record.deposit, record.model)
         kept = await self._take_up(record)
         self._best[kept.place] = kept

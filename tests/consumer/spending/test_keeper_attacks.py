@@ -1,5 +1,6 @@
 """Providers, nodes and clocks that would have the gateway lock up more than its owner allows, or never get it back."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,3 +70,13 @@ async def test_a_provider_that_ends_lease_after_lease_gets_two(stall: Stall, tmp
         for _ in range(5):
             spending.keeper.forget(await spending.keeper.client_for(wanted, SMALL))
         assert stall.opened == before + 2
+
+
+async def test_no_lease_is_opened_that_is_too_old_by_our_clock(
+    stall: Stall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, before = stall.publish(), stall.opened
+    async with running(config_of(stall.market, tmp_path)) as spending:
+        monkeypatch.setattr(spending.clock, "_own", lambda: time.time() + 30 * 86_400)
+        assert "clock" in await refused(spending, wanted)
+    assert stall.opened == before
