@@ -33,6 +33,9 @@ ROUND_S = 60.0
 PAUSE_S = 30.0
 """How long a top-up that failed is not tried again while there is room."""
 
+RELEASED_FOR_S = 7 * 86_400
+"""How long after its expiry a released lease is looked at again: longer than any close delay."""
+
 Place = tuple[int, int]
 _log = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ class _Kept:
     stage: Stage
     has_counter: bool = False
     pause_until: float = 0.0
+    told_deposit: int = 0
     is_given_up: bool = False
 
     @property
@@ -195,14 +199,23 @@ class LeaseKeeper:
         await asyncio.to_thread(self._desk.finish_openings)
         await self._take_up_new()
         leases = list(self._kept.values())
-        now, states = await asyncio.to_thread(self._desk.look, [kept.record.lease_id for kept in leases])
+        released = [record.lease_id for record in self._store.leases() if self._may_come_back(record)]
+        lease_ids = [*(kept.record.lease_id for kept in leases), *released]
+        now, states = await asyncio.to_thread(self._desk.look, lease_ids)
         self._clock.update(now)
+        for lease_id in released:
+            if (state := states.get(lease_id)) is not None and not state.is_released:
+                self._notes.keep(lease_id, LeaseNote(state.deposit, Stage.CLOSING if state.is_closing else Stage.OPEN))
         for kept in leases:
             try:
                 if (state := states.get(kept.record.lease_id)) is not None:
                     await self._look_after(kept, state, now)
             except ChainError as error:
                 _log.warning("lease 0x%s: %s", kept.record.lease_id.hex(), error)
+
+    def _may_come_back(self, record: LeaseRecord) -> bool:
+        """Whether it is released, but so lately that a node may have made that up."""
+        return record.lease_id not in self._kept and self._clock.now() < record.expiry + RELEASED_FOR_S
 
     def _usable(self, wanted: Wanted) -> _Kept | None:
         offer, endpoint = wanted.offer, wanted.endpoint
@@ -339,19 +352,25 @@ class LeaseKeeper:
     async def _look_after(self, kept: _Kept, state: Lease, now: int) -> None:
         is_closing = state.is_closing or kept.stage is Stage.CLOSING  # a node may lag behind our own close
         stage = Stage.RELEASED if state.is_released else Stage.CLOSING if is_closing else Stage.OPEN
-        self._note(kept, max(state.deposit, kept.client.book.deposit), stage)
+        # and behind our top-up: what it says against that has to be said twice
+        is_believed = state.deposit in (kept.told_deposit, max(state.deposit, kept.client.book.deposit))
+        kept.told_deposit = state.deposit
+        self._note(kept, state.deposit if is_believed else kept.client.book.deposit, stage)
         if stage is not Stage.RELEASED:
             await kept.client.resolve()
             if now >= state.closes_at:
                 await asyncio.to_thread(self._desk.release, kept.record.lease_id)
                 self._note(kept, state.deposit, Stage.RELEASED)
-            elif stage is Stage.OPEN and self._best.get(kept.place) is not kept and now < state.expiry:
+            elif not state.is_closing and now < state.expiry and self._is_done_with(kept):
                 await self._close(kept)
         if kept.stage is Stage.RELEASED:
             del self._kept[kept.record.lease_id]
             if self._best.get(kept.place) is kept:
                 del self._best[kept.place]
             await kept.client.close()
+
+    def _is_done_with(self, kept: _Kept) -> bool:
+        return kept.stage is Stage.CLOSING or self._best.get(kept.place) is not kept
 
     async def _close(self, kept: _Kept) -> None:
         await asyncio.to_thread(self._desk.close, kept.record.lease_id)

@@ -8,10 +8,12 @@ import pytest
 
 from consumer import lease as leases
 from consumer.gateway.events import FailureClass, RouteFailed
+from consumer.spending.lease_notes import Stage
 from consumer.spending.running import Spending
 from provider.owner import OfferLimits
 from tests.consumer.spending.stall import Stall, Wanted, config_of, running, usdc
 from tests.support.live_market import LiveMarket, live_market
+from tests.support.lying_rpc import LyingRpc, lying_rpc
 
 pytestmark = pytest.mark.asyncio
 SMALL = usdc("0.01")
@@ -26,6 +28,12 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveMarket]:
 @pytest.fixture(scope="module")
 def stall(market: LiveMarket) -> Stall:
     return Stall(market)
+
+
+@pytest.fixture
+def rpc(market: LiveMarket) -> Iterator[LyingRpc]:
+    with lying_rpc(market.node, market.client) as found:
+        yield found
 
 
 async def refused(spending: Spending, wanted: Wanted) -> str:
@@ -80,3 +88,41 @@ async def test_no_lease_is_opened_that_is_too_old_by_our_clock(
         monkeypatch.setattr(spending.clock, "_own", lambda: time.time() + 30 * 86_400)
         assert "clock" in await refused(spending, wanted)
     assert stall.opened == before
+
+
+async def test_a_release_that_a_node_made_up_is_taken_back(stall: Stall, rpc: LyingRpc, tmp_path: Path) -> None:
+    wanted = stall.publish()
+    async with running(config_of(stall.market, tmp_path, rpc=rpc.url)) as spending:
+        keeper = spending.keeper
+        lease_id = (await keeper.client_for(wanted, SMALL)).record.lease_id
+        with rpc.telling(rpc.lease_says(lease_id, is_released=1)):
+            await keeper.look_after()
+        assert keeper.figures() == []
+        await keeper.look_after()
+        await keeper.look_after()
+        assert [figure.record.lease_id for figure in keeper.figures()] == [lease_id]
+        assert (await keeper.client_for(wanted, SMALL)).record.lease_id == lease_id
+
+
+async def test_a_deposit_that_a_node_made_up_is_taken_back(stall: Stall, rpc: LyingRpc, tmp_path: Path) -> None:
+    wanted = stall.publish()
+    async with running(config_of(stall.market, tmp_path, rpc=rpc.url, amount="1 USDC")) as spending:
+        client = await spending.keeper.client_for(wanted, SMALL)
+        with rpc.telling(rpc.lease_says(client.record.lease_id, deposit=usdc("1000"))):
+            await spending.keeper.look_after()
+        for _ in range(2):
+            await spending.keeper.look_after()
+        (figure,) = spending.keeper.figures()
+        assert figure.deposit == usdc("1")
+
+
+async def test_a_lease_that_a_node_says_is_closing_is_closed(stall: Stall, rpc: LyingRpc, tmp_path: Path) -> None:
+    wanted = stall.publish()
+    async with running(config_of(stall.market, tmp_path, rpc=rpc.url)) as spending:
+        client = await spending.keeper.client_for(wanted, SMALL)
+        with rpc.telling(rpc.lease_says(client.record.lease_id, is_closing=1)):
+            await spending.keeper.look_after()
+        (figure,) = spending.keeper.figures()
+        assert figure.stage is Stage.CLOSING
+        await spending.keeper.look_after()
+        assert stall.market.client.lease(client.record.lease_id).is_closing
