@@ -64,6 +64,26 @@ def setup(
 
 
 @app.command()
+def unit(
+    user: Annotated[str, typer.Option(help="Account the worker runs as; it may talk to the daemon.")],
+    install: Annotated[bool, typer.Option("--install", help="Write it to /etc/systemd/system.")] = False,  # noqa: FBT002
+    yes: YesOption = False,  # noqa: FBT002
+) -> None:
+    """Print a systemd unit that starts the daemon with the machine, or install it."""
+    from provider.sandbox import system_unit
+
+    with errors():
+        text = system_unit.unit(user)
+        if not install:
+            typer.echo(text, nl=False)
+            return
+        confirm(f"{text}\nThis is written to {system_unit.UNIT_PATH}.", yes=yes)
+        system_unit.install(text)
+    typer.echo(f"wrote {system_unit.UNIT_PATH}")
+    typer.echo(f"next: systemctl daemon-reload && systemctl enable --now {system_unit.UNIT_NAME}")
+
+
+@app.command()
 def probe(
     folder: FolderOption = None,
     every: Annotated[bool, typer.Option("--all", help="Try every tier, also after one has passed.")] = False,  # noqa: FBT002

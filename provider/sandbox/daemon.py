@@ -68,9 +68,7 @@ class Daemon:
             raise DaemonError(f"the sandbox's daemon does not answer: {self._why_not()}; {_REMEDY}") from error
 
     def answers(self) -> bool:
-        """Whether it runs and answers now."""
-        if self.pid() is None:
-            return False
+        """Whether it runs and answers now; its process may be hidden from this user."""
         try:
             client = self.client()
         except DaemonError:
@@ -176,6 +174,12 @@ class Daemon:
         self.paths.socket.chmod(0o600)
         os.chown(self.paths.socket, uid, -1)
         os.chown(self.paths.share, uid, -1)
+        if uid == os.geteuid():
+            return
+        self.paths.images.mkdir(parents=True, exist_ok=True)
+        for folder, _, names in os.walk(self.paths.images):
+            for name in (".", *names):
+                os.chown(Path(folder, name), uid, -1, follow_symlinks=False)
 
     def _end(self, pid: int | None) -> None:
         if pid is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from provider.sandbox import containers, processes
+from provider.sandbox import containers, processes, system_unit
 from provider.sandbox.cli import app
 from provider.sandbox.image.build import build
 from provider.sandbox.image.contents import ENGINE
@@ -47,6 +47,26 @@ def test_set_up_for_nobody_known(sandbox: Sandbox) -> None:
     done = run(sandbox, "setup", "--user", "no-such-user")
     assert done.exit_code == 1
     assert "error: there is no user no-such-user" in done.output
+
+
+def test_unit_starts_the_daemon_for_the_workers_user() -> None:
+    done = CliRunner().invoke(app, ["unit", "--user", "worker"])
+    assert done.exit_code == 0
+    assert "clawmarket sandbox setup --yes --user worker\n" in done.output
+    assert "PIDFile=/run/clawmarket/sandbox/docker.pid\n" in done.output
+    refused = CliRunner().invoke(app, ["unit", "--user", "a b\nExecStartPre=x"])
+    assert refused.exit_code == 1
+    assert "is no user name" in refused.output
+
+
+def test_unit_is_installed_after_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "sandbox.service"
+    monkeypatch.setattr(system_unit, "UNIT_PATH", target)
+    assert CliRunner().invoke(app, ["unit", "--user", "worker", "--install"], input="n\n").exit_code == 1
+    assert not target.exists()
+    done = CliRunner().invoke(app, ["unit", "--user", "worker", "--install", "--yes"])
+    assert target.read_text() == system_unit.unit("worker")
+    assert "systemctl enable --now clawmarket-sandbox.service" in done.output
 
 
 def test_probe_explains_line_by_line(sandbox: Sandbox) -> None:

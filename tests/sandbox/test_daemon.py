@@ -1,23 +1,26 @@
 """The private daemon: starts once, outlives who started it, is cleared away when it died."""
 
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from provider.sandbox import containers, daemon, processes, reaping
+from provider.sandbox import containers, daemon, host_view, processes, reaping
 from provider.sandbox.daemon import Daemon
 from provider.sandbox.errors import DaemonError, SetupError
 from provider.sandbox.image.build import build, load
 from provider.sandbox.image.contents import ENGINE
 from provider.sandbox.image.interpreter import program
 from provider.sandbox.paths import SandboxPaths
-from provider.sandbox.tiers import PRODUCTION_TIERS
+from provider.sandbox.tiers import PRODUCTION_TIERS, Tier
 from tests.support.sandbox import CACHE, new_paths
 
 SLEEP = [str(program()), "-S", "-c", "import time; time.sleep(300)"]
@@ -93,6 +96,38 @@ def test_only_its_user_may_talk_to_it(paths: SandboxPaths) -> None:
     Daemon(paths).stop()
     Daemon(paths).ensure().close()
     assert paths.socket.stat().st_uid == NOBODY
+
+
+def test_its_user_sees_what_a_probe_must_see(paths: SandboxPaths) -> None:
+    """A worker that is not root: it builds images into the cache, starts containers and looks at them."""
+    own = SandboxPaths(paths.state, paths.run, paths.state.parent / "own-cache")
+    own.runsc.parent.mkdir(parents=True)
+    shutil.copy(paths.runsc if paths.runsc.exists() else "/usr/bin/runsc", own.runsc)
+    image = build(paths, ENGINE)
+    Daemon(own).allow(NOBODY)
+    client = Daemon(own).ensure()
+    load(client, image)
+    client.close()
+
+    def look() -> None:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        (own.images / "mine").write_text("x")
+        (own.share / "mine").write_text("x")
+        client = Daemon(own).ensure()
+        with containers.running(client, Tier.GVISOR_SYSTRAP, containers.Job("test", image.image_id, SLEEP)) as each:
+            each.reload()
+            while (view := host_view.look(int(each.attrs["State"]["Pid"]))).platform == "":
+                time.sleep(0.05)
+            assert (view.platform, view.memory, view.shared) == ("systrap", 2 << 30, None)
+            assert not containers.is_orphan(each)
+        client.close()
+
+    child = multiprocessing.get_context("fork").Process(target=look)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
 
 
 def test_what_a_killed_daemon_left_is_cleared_before_the_next_starts(paths: SandboxPaths) -> None:
