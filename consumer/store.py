@@ -76,20 +76,21 @@ __all__ = ["LeaseRecord", "Store"]
 
 
 class Store:
-    """Opened on one file, for one deployment."""
+    """Opened on one file, for one deployment. `only_reads` is for looking beside the process that uses it."""
 
-    def __init__(self, path: Path, domain: Domain) -> None:
-        """Raises StoreError if the file is damaged, of another deployment or of another version."""
+    def __init__(self, path: Path, domain: Domain, *, only_reads: bool = False) -> None:
+        """Raises StoreInUse, StoreError if the file is damaged, of another deployment or of another version."""
         identity = {"chain_id": str(domain.chain_id), "escrow": domain.escrow}
         self._commit_lock = threading.RLock()
         self._last_vouchers: dict[bytes, tuple[int, int]] = {}
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
-        self._lock = _lock(path)
+        self._lock = None if only_reads else _lock(path)
         try:
             self._open(path, identity)
+            self._db.execute(f"PRAGMA query_only={only_reads}")
         except BaseException:
-            os.close(self._lock)
+            self._unlock()
             raise
 
     def _open(self, path: Path, identity: dict[str, str]) -> None:
@@ -126,7 +127,11 @@ class Store:
             self._writer.join()
             self._writer = None
         self._db.close()
-        os.close(self._lock)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
 
     async def write(self, change: Callable[[], None]) -> None:
         """Runs a change on the writer's thread; on disk once this returns. Raises StoreError."""

@@ -1,4 +1,4 @@
-"""`clawmarket gateway keys|budget|leases|receipts|audit`: who spent what, on the data folder of a gateway at rest."""
+"""`clawmarket gateway keys|budget|leases|receipts|audit`: who spent what, from a gateway's data folder."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator

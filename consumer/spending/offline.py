@@ -1,4 +1,7 @@
-"""A gateway's data folder while no gateway runs on it: its records, keys, and the chain to ask. No password."""
+"""Looking into a gateway's data folder, whether a gateway runs on it or not: its records, keys, and the chain to ask.
+
+No password.
+"""
 
 import time
 from pathlib import Path
@@ -31,10 +34,10 @@ def now() -> int:
 
 
 class DataFolder:
-    """Opened, nobody else uses it."""
+    """Opened for reading."""
 
     def __init__(self, config_file: Path) -> None:
-        """Raises ConfigUnusable, StoreInUse, StoreError, ChainError."""
+        """Raises ConfigUnusable, StoreError, ChainError."""
         self.config = ConsumerConfig.load(config_file)
         deployment = deployments.load_file(self.config.deployment)
         self.client = ChainClient(self.config.rpc, deployment)
@@ -44,12 +47,11 @@ class DataFolder:
         self._file = GatewayFile(self.config.data / FILE_NAME)
         self.notes = LeaseNotes(self._file)
         self.keys = ApiKeys(self._file, now)
+        records = self.config.data / "consumer.sqlite"
         try:
-            self.store = Store(self.config.data / "consumer.sqlite", self.domain)
-        except StoreInUse as error:
-            raise StoreInUse(
-                f"the gateway is running on {self.config.data}: ask it with `clawmarket gateway status`, or stop it"
-            ) from error
+            self.store = Store(records, self.domain)
+        except StoreInUse:
+            self.store = Store(records, self.domain, only_reads=True)
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.exceptions import LeaseExhausted, StoreError
+from consumer.exceptions import LeaseExhausted, StoreError, StoreInUse
 from consumer.records import Draft, LeaseRecord, Limits, RequestState
 from consumer.store import Store
 from consumer.vouchers import VoucherBook
@@ -123,6 +123,19 @@ async def test_vouchers_are_exact_and_on_disk_first(store: Store) -> None:
         assert await vouchers.voucher() is paid
     assert store.highest_voucher(LEASE) == paid
     paid.verify(DOMAIN, SESSION.address)
+
+
+async def test_looking_beside_its_user_writes_nothing(store: Store, tmp_path: Path) -> None:
+    await book(store).authorise(draft(100))
+    with pytest.raises(StoreInUse):
+        Store(tmp_path / "consumer.sqlite", DOMAIN)
+    beside = Store(tmp_path / "consumer.sqlite", DOMAIN, only_reads=True)
+    assert beside.open_costs(LEASE) == store.open_costs(LEASE) != {}
+    with pytest.raises(StoreError, match="cannot be written"):
+        beside.mark_open(LEASE)
+    beside.close()
+    with pytest.raises(StoreInUse):
+        Store(tmp_path / "consumer.sqlite", DOMAIN)
 
 
 async def test_deposit_bounds_what_is_authorised(store: Store) -> None:

@@ -95,14 +95,21 @@ def test_a_lease_is_listed_closed_and_released(stall: Stall, gateway: Gateway) -
     assert gateway.run("audit").output == "no requests\n"
 
 
-def test_while_a_gateway_runs_keys_work_and_the_rest_says_so(stall: Stall, gateway: Gateway) -> None:
-    config = config_of(stall.market, gateway.folder)
+def test_while_a_gateway_runs_all_is_seen_and_only_it_ends_leases(stall: Stall, gateway: Gateway) -> None:
+    config = config_of(stall.market, gateway.folder, amount="1 USDC")
+    wanted = stall.publish()
 
     async def run() -> None:
         async with running(config) as spending:
-            for words in (("budget",), ("leases", "list"), ("leases", "close"), ("receipts",), ("audit",)):
-                result = await asyncio.to_thread(gateway.run, *words)
-                assert (result.exit_code, "the gateway is running" in result.stderr) == (1, True), words
+            lease_id = (await spending.keeper.client_for(wanted, usdc("0.01"))).record.lease_id
+            shown = {
+                words: await asyncio.to_thread(gateway.run, *words.split())
+                for words in ("budget", "leases list", "receipts", "audit")
+            }
+            assert {words: result.exit_code for words, result in shown.items()} == dict.fromkeys(shown, 0)
+            assert lease_id.hex()[:16] in shown["leases list"].output
+            result = await asyncio.to_thread(gateway.run, "leases", "close")
+            assert (result.exit_code, "the gateway is running" in result.stderr) == (1, True)
             text = (await asyncio.to_thread(gateway.run, "keys", "new", "bob")).stdout.strip().splitlines()[-1]
             assert spending.keys.identify(f"Bearer {text}").name == "bob"
 
