@@ -115,7 +115,10 @@ class OpenCost:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a request cost so far and what it may still cost, in base units of its lease's token."""
+    """What a request cost so far and what it may still cost, in base units of its lease's token.
+
+    `created` and `ended` are in Unix seconds; `ended` is 0 while nothing was received for it.
+    """
 
     created: int
     key_id: str
@@ -123,6 +126,7 @@ class Spent:
     seq: int
     owed: int
     promised: int
+    ended: int = 0
 
 
 @dataclass(frozen=True)

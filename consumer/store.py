@@ -265,12 +265,14 @@ class Store:
     def spending(self, since: int = 0) -> Iterator[Spent]:
         """What every request since then cost, or may still cost."""
         rows = self._db.execute(
-            f"SELECT created, key_id, lease_id, seq, owed, CASE WHEN {_OPEN} THEN max_cost ELSE owed END "  # noqa: S608
-            "FROM requests WHERE created >= ? ORDER BY created",
+            f"SELECT created, key_id, lease_id, seq, owed, CASE WHEN {_OPEN} THEN max_cost ELSE owed END, "  # noqa: S608
+            "(SELECT signed FROM receipts WHERE (lease_id, seq) = (requests.lease_id, requests.seq) "
+            "ORDER BY part DESC LIMIT 1) FROM requests WHERE created >= ? ORDER BY created",
             (since,),
         )
-        for created, key_id, lease_id, seq, owed, most in rows:
-            yield Spent(created, key_id, lease_id, seq, int(owed), max(0, int(most) - int(owed)))
+        for created, key_id, lease_id, seq, owed, most, receipt in rows:
+            ended = int(receipt.partition(";endedAt=")[2].partition(";")[0]) if receipt else 0
+            yield Spent(created, key_id, lease_id, seq, int(owed), max(0, int(most) - int(owed)), ended)
 
     def admitted(self, lease_id: bytes, seq: int) -> None:
         """The provider began to answer."""

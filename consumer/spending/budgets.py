@@ -99,7 +99,8 @@ class Budgets:
             record = leases[spent.lease_id]
             if record.token in tokens:
                 scopes = _scopes(spent.key_id, record.model)
-                days = [spent.created // DAY_S]
+                last = now() if spent.promised else max(spent.created, spent.ended)
+                days = _days(spent.created // DAY_S, last // DAY_S)
                 self._count(scopes, tokens[record.token].symbol, days, spent.owed + spent.promised)
 
     def hold(self, key_id: str, model: str, token: str, amount: int) -> Hold:
@@ -130,7 +131,7 @@ class Budgets:
         for scope in hold.scopes:
             self._held[scope, hold.symbol] -= hold.amount
         today = self._now() // DAY_S
-        self._count(hold.scopes, hold.symbol, range(min(hold.day, today), max(hold.day, today) + 1), cost)
+        self._count(hold.scopes, hold.symbol, _days(hold.day, today), cost)
 
     def figures(self) -> list[Figure]:
         """Every budget with what is spent and held of it now."""
@@ -175,6 +176,11 @@ class Budgets:
             self._total[scope, symbol] += cost
             for day in days:
                 self._spent[scope, symbol, day] += cost
+
+
+def _days(first: int, last: int) -> range:
+    """Both and those between them; clocks may have been set back meanwhile."""
+    return range(min(first, last), max(first, last) + 1)
 
 
 def _scopes(key_id: str, model: str) -> tuple[Scope, ...]:
