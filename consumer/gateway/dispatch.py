@@ -19,7 +19,7 @@ from consumer.routing.routes import Needs, Plan, Route
 from protocol.ids import OfferKind
 
 _FINAL_CODES = frozenset({"invalid_request", "bad_schema"})
-"""What no other route would take either."""
+"""What no other route would take either, if it is true."""
 
 
 class Routes(Protocol):
@@ -74,7 +74,7 @@ class Dispatcher:
             except RouteFailed as failure:
                 if failure.leg is not None:
                     yield failure.leg
-                if failure.code in _FINAL_CODES:
+                if _is_final(failure, failures):
                     raise
                 failures.append(failure)
             else:
@@ -212,6 +212,12 @@ def needs_of(asked: Asked) -> Needs:
         needs_tools=bool(content.get("tools")),
         needs_json=asked.path == CHAT and (content.get("response_format") or {}).get("type", "text") != "text",
     )
+
+
+def _is_final(failure: RouteFailed, before: Sequence[RouteFailed]) -> bool:
+    """Whether the request itself is wrong: by our own look at it, or by the word of two routes."""
+    is_told_again = any(each.code in _FINAL_CODES for each in before)
+    return failure.code in _FINAL_CODES and (failure.leg is None or is_told_again)
 
 
 def _without_openings(part: Chunk, opened: set[int]) -> Chunk:

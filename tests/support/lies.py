@@ -56,7 +56,7 @@ class Lies:
     `text` and `logprob` (added to every token's, in thousandths of a nat) are another model's answer. `is_silent` never
     answers at all, and neither hears that the client hangs up; each token takes `token_s`; `stalls_after` stops within
     the answer, and after `murmurs_after` tokens there are only comments; after `half_closes_after` tokens nothing more
-    will come, and the connection stays; both cuts reset it.
+    will come, and the connection stays; both cuts reset it. `calls_invalid` refuses good requests as malformed.
     """
 
     receipts: ReceiptLies = field(default_factory=ReceiptLies)
@@ -74,6 +74,7 @@ class Lies:
     cut_after_bytes: int | None = None
     retry_after_s: int | None = None
     is_busy: bool = False
+    calls_invalid: bool = False
 
 
 def name_of(lies: Lies) -> str:

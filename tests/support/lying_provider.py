@@ -126,6 +126,8 @@ class LyingProvider:
             return
         if lies.retry_after_s is not None:
             connection.answer(429, _error("rate_limited"), {"Retry-After": str(lies.retry_after_s)})
+        elif lies.calls_invalid:
+            connection.answer(400, _error("invalid_request"))
         elif lies.is_busy:
             connection.answer(503, _error("busy"), ResponseHeaders(refusal=RefusalCode.BUSY).encode())
         else:

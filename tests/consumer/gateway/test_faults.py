@@ -139,6 +139,19 @@ async def test_provider_down__the_other_answers_and_it_cools_down(
         assert stage.owed(stage.second) == 3 * WHOLE * DEARER
 
 
+async def test_one_that_calls_a_good_request_malformed__is_not_believed_alone(
+    market: LiveMarket, identities: list[Identity], tmp_path: Path
+) -> None:
+    async with staged(market, identities, tmp_path) as stage:
+        stage.first.lies = Lies(calls_invalid=True)
+        assert await stage.stream() == (TEXT, [route(stage.first), route(stage.second)])
+        stage.second.lies = Lies(calls_invalid=True)
+        refused = await stage.refused()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_request")
+        await stage.ended()
+        assert (stage.owed(stage.first), stage.owed(stage.second)) == (WHOLE, 2 * WHOLE * DEARER)
+
+
 async def test_slow_first_token__the_hedge_answers_until_its_limit(
     market: LiveMarket, identities: list[Identity], tmp_path: Path
 ) -> None:
