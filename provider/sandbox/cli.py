@@ -43,14 +43,18 @@ def setup(
         paths = SandboxPaths.find(folder)
         wanted = installing.missing(paths)
         daemon = Daemon(paths)
-        if wanted or not daemon.answers():
+        answers = daemon.answers()
+        if wanted or not answers or not daemon.is_current():
+            restarts = "\nThe daemon that runs now is started anew: this ends its containers." if answers else ""
             confirm(
                 f"This installs {', '.join(wanted) if wanted else 'nothing new'}, and starts a container daemon of its"
                 f" own:\n  data in {paths.state}, socket {paths.socket}, no network, no firewall rules."
-                f"\nWhoever may use that socket is root on this machine in effect: it is open to {user or 'you'} only.",
+                f"\nWhoever may use that socket is root on this machine in effect: it is open to {user or 'you'} only."
+                f"{restarts}",
                 yes=yes,
             )
             installing.install(paths, typer.echo)
+            daemon.stop()
         if user is not None:
             try:
                 daemon.allow(pwd.getpwnam(user).pw_uid)

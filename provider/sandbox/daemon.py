@@ -97,6 +97,13 @@ class Daemon:
                     self._start()
         return self.client()
 
+    def is_current(self) -> bool:
+        """Whether it was started with the settings it would get now, for example before gVisor was installed."""
+        try:
+            return bool(json.loads(self.paths.config.read_text()) == self.settings())
+        except (OSError, ValueError):
+            return False
+
     def stop(self) -> None:
         """Ends it with all its containers."""
         if not self.paths.run.exists():
@@ -161,6 +168,7 @@ class Daemon:
             "userland-proxy": False,
             "no-new-privileges": True,
             "log-level": "warn",
+            "features": {"containerd-snapshotter": False},  # it would name images by another digest than ours
             "runtimes": runtimes if runsc else {},
         }
 

@@ -11,26 +11,47 @@ from typer.testing import CliRunner, Result
 
 from provider.sandbox import containers, processes, system_unit
 from provider.sandbox.cli import app
+from provider.sandbox.daemon import Daemon
 from provider.sandbox.image.build import build
 from provider.sandbox.image.contents import ENGINE
 from provider.sandbox.image.interpreter import program
+from provider.sandbox.paths import SandboxPaths
 from provider.sandbox.tiers import Tier
-from tests.support.sandbox import Sandbox
+from tests.support.sandbox import Sandbox, new_paths
 
 SLEEP = [str(program()), "-S", "-c", "import time; time.sleep(300)"]
 
 
 def run(sandbox: Sandbox, *arguments: str, answer: str = "") -> Result:
-    folder = str(sandbox.paths.state.parent)
+    return run_in(sandbox.paths, *arguments, answer=answer)
+
+
+def run_in(paths: SandboxPaths, *arguments: str, answer: str = "") -> Result:
+    folder = str(paths.state.parent)
     return CliRunner().invoke(app, list(arguments), input=answer, env={"CLAWMARKET_SANDBOX": folder, "COLUMNS": "200"})
 
 
-def test_set_up_that_has_nothing_to_do_asks_nothing(sandbox: Sandbox) -> None:
-    done = run(sandbox, "setup")
-    assert (done.exit_code, done.output) == (
-        0,
-        f"the daemon answers on {sandbox.paths.socket}\nnext: clawmarket sandbox probe\n",
-    )
+def test_set_up_starts_the_daemon_once_and_anew_when_its_settings_changed() -> None:
+    with new_paths() as paths:
+        daemon = Daemon(SandboxPaths.under(paths.state.parent))
+        done = run_in(paths, "setup", answer="y\n")
+        assert done.exit_code == 0
+        assert done.output.endswith(
+            f"the daemon answers on {paths.socket}\nnext: clawmarket sandbox probe\n",
+        )
+        first = daemon.pid()
+        again = run_in(paths, "setup")
+        assert (again.exit_code, again.output.count("\n"), daemon.pid()) == (0, 2, first)
+
+        settings = json.loads(paths.config.read_text())
+        settings["runtimes"].popitem()
+        paths.config.write_text(json.dumps(settings))
+        refused = run_in(paths, "setup", answer="n\n")
+        assert "is started anew: this ends its containers" in refused.output
+        assert daemon.pid() == first
+        assert run_in(paths, "setup", "--yes").exit_code == 0
+        assert daemon.pid() not in (None, first)
+        assert daemon.is_current()
 
 
 def test_set_up_says_what_it_does_and_takes_no_for_an_answer(tmp_path: Path) -> None:
@@ -43,10 +64,12 @@ def test_set_up_says_what_it_does_and_takes_no_for_an_answer(tmp_path: Path) -> 
     assert not folder.exists()
 
 
-def test_set_up_for_nobody_known(sandbox: Sandbox) -> None:
-    done = run(sandbox, "setup", "--user", "no-such-user")
-    assert done.exit_code == 1
-    assert "error: there is no user no-such-user" in done.output
+def test_set_up_for_nobody_known() -> None:
+    with new_paths() as paths:
+        done = run_in(paths, "setup", "--user", "no-such-user", "--yes")
+        assert done.exit_code == 1
+        assert "error: there is no user no-such-user" in done.output
+        assert not Daemon(paths).answers()
 
 
 def test_unit_starts_the_daemon_for_the_workers_user() -> None:
