@@ -135,13 +135,17 @@ class Store:
 
     async def write(self, change: Callable[[], None]) -> None:
         """Runs a change on the writer's thread; on disk once this returns. Raises StoreError."""
+        # a caller that is cancelled leaves a change that is made all the same
+        await asyncio.shield(self.begin(change))
+
+    def begin(self, change: Callable[[], None]) -> asyncio.Future[None]:
+        """Runs a change on the writer's thread; on disk once the future is done, which nobody may cancel."""
         if self._writer is None:
             self._writer = threading.Thread(target=self._write_all, name="store", daemon=True)
             self._writer.start()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._writes.put(_Write(change, done))
-        # a caller that is cancelled leaves a change that is made all the same
-        await asyncio.shield(done)
+        return done
 
     def _write_all(self) -> None:
         is_open = True

@@ -5,6 +5,7 @@ Vouchers follow what is owed: one covers all receipts before it. All changes are
 awaits, and written in that order.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -105,17 +106,23 @@ class VoucherBook:
         except StoreError:
             self._end(context.seq, 0)
             raise
+        except asyncio.CancelledError:
+            self._refused(context.seq)  # nobody will send it
+            raise
         return Authorised(voucher, context)
 
     async def pay(self, receipt: Signed[Receipt], owed: int | None = None) -> None:
         """Keeps a checked receipt: its cost is owed from now on, or `owed` where given. Raises StoreError."""
         message = receipt.message
         cost = message.cost if owed is None else owed
-        await self._store.write(lambda: self._store.record_receipt(receipt, owed))
-        if (before := self._open.get(message.seq)) is not None:
-            self._set(message.seq, OpenCost(before.most, cost))
-        if message.final:
-            self._end(message.seq, cost)
+
+        def owe() -> None:
+            if (before := self._open.get(message.seq)) is not None:
+                self._set(message.seq, OpenCost(before.most, cost))
+            if message.final:
+                self._end(message.seq, cost)
+
+        await self._write(lambda: self._store.record_receipt(receipt, owed), owe)
 
     async def voucher(self) -> Signed[Voucher]:
         """For all that is owed now. Raises StoreError."""
@@ -131,14 +138,27 @@ class VoucherBook:
 
     async def refused(self, seq: int) -> None:
         """The provider did not take a request: it costs nothing. Raises StoreError."""
-        await self._store.write(lambda: self._store.release(self._record.lease_id, seq))
-        self._end(seq, 0)
+        await asyncio.shield(self._refused(seq))
 
     async def dispute(self, seq: int) -> None:
         """Nothing more is signed for a request, beyond what is owed for it already. Raises StoreError."""
-        await self._store.write(lambda: self._store.dispute(self._record.lease_id, seq))
-        if seq in self._open:
-            self._end(seq, self._open[seq].owed)
+        await self._write(
+            lambda: self._store.dispute(self._record.lease_id, seq),
+            lambda: self._end(seq, self._open[seq].owed) if seq in self._open else None,
+        )
+
+    def _refused(self, seq: int) -> asyncio.Future[None]:
+        return self._begin(lambda: self._store.release(self._record.lease_id, seq), lambda: self._end(seq, 0))
+
+    async def _write(self, change: Callable[[], None], then: Callable[[], None]) -> None:
+        """Raises StoreError."""
+        await asyncio.shield(self._begin(change, then))
+
+    def _begin(self, change: Callable[[], None], then: Callable[[], None]) -> asyncio.Future[None]:
+        """What follows in memory follows also when nobody waits any more: a request may be cancelled at any time."""
+        done = self._store.begin(change)
+        done.add_done_callback(lambda done: None if done.exception() else then())
+        return done
 
     def _set(self, seq: int, cost: OpenCost) -> None:
         """A request may cost this from now on, and is known to cost some of it."""

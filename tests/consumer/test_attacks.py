@@ -1,0 +1,66 @@
+"""Cancelled at any moment, refused, stalled or flooded: no request keeps money aside, or anybody waiting, for ever."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from consumer.lease_client import Question
+from consumer.records import RequestState
+from consumer.tokenizer import PromptCounter
+from tests.consumer.buyer import MESSAGES, Buyer, record_of
+from tests.support.lying_provider import TEXT, Identity, LyingProvider
+from tests.support.provider_stack import DOMAIN, NODE, PROVIDER, TestClock, make_lease, make_offer
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.asyncio
+QUESTION = Question(MESSAGES, max_tokens=len(TEXT), temperature=0)
+IDENTITY = Identity(DOMAIN, PROVIDER, NODE, make_offer())
+
+
+@asynccontextmanager
+async def buying(
+    folder: Path, counter: PromptCounter, provider: LyingProvider, **options: object
+) -> AsyncIterator[Buyer]:
+    """A buyer whose `clock` it goes by."""
+    record = record_of(make_lease(IDENTITY.offer.terms), provider.url)
+    clock = TestClock()
+    async with Buyer(folder, record, clock.now, counter, **options) as buyer:
+        buyer.clock = clock
+        yield buyer
+
+
+async def test_a_request_cancelled_before_it_was_sent_keeps_nothing_aside(
+    tmp_path: Path, counter: PromptCounter
+) -> None:
+    async with LyingProvider(IDENTITY) as provider, buying(tmp_path, counter, provider) as buyer:
+        room = buyer.client.room()
+        asking = asyncio.create_task(buyer.ask(QUESTION))
+        while not buyer.client.book.open:  # noqa: ASYNC110 - cancelled at this very moment
+            await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await until(lambda: buyer.client.room() == room)
+        assert provider.seen == []
+        assert buyer.store.state(buyer.lease_id, 0) is RequestState.REFUSED
+
+
+@pytest.mark.slow
+async def test_cancelled_at_any_moment_memory_and_disk_agree_on_what_is_open(
+    tmp_path: Path, counter: PromptCounter
+) -> None:
+    async with LyingProvider(IDENTITY) as provider, buying(tmp_path, counter, provider) as buyer:
+        for steps in range(400):
+            asking = asyncio.create_task(buyer.ask(QUESTION))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        await until(lambda: buyer.client.book.open == {r.context.seq for r in buyer.store.unfinished(buyer.lease_id)})
+        buyer.clock.shift = 200
+        await buyer.client.resolve()
+        await until(lambda: not buyer.client.book.open)
+        assert buyer.client.book.owed == buyer.store.owed(buyer.lease_id)
