@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -172,6 +173,8 @@ class LeaseClient:
         self._running: set[int] = set()
         self._loose = set(self._book.open)  # whose end nobody is finding out
         self._progress = asyncio.Event()
+        self.payments = 0
+        """How many receipts were paid."""
         self._credit_cap = 0
 
     async def close(self) -> None:
@@ -337,7 +340,8 @@ class LeaseClient:
             self._loose.add(exchange.seq)
         else:
             self._leave(exchange.stream.answer, 0 if exchange.is_rejected else self._unseen_tokens)
-        self._advanced()
+        if not self._running:
+            self._advanced()
 
     async def _authorise(self, draft: Draft) -> Authorised:
         try:
@@ -425,7 +429,7 @@ class LeaseClient:
             else:
                 break
         self._send_soon()
-        self._advanced()
+        self._paid()
 
     def note(self, exposure: Exposure) -> None:
         """The provider shows its figures, because it waits: the last voucher goes out, or goes out once more."""
@@ -434,19 +438,16 @@ class LeaseClient:
         self._send_soon()
         self._is_waited_for.set()
 
-    @property
-    def progress(self) -> asyncio.Event:
-        """Set when something is paid or has ended after now."""
-        return self._progress
-
-    async def make_room(self, progress: asyncio.Event, pauses: Iterator[float]) -> bool:
+    async def make_room(self, payments: int, pauses: Iterator[float]) -> bool:
         """Waits for other requests of this lease, which may have run ahead of their receipts; then for a while.
 
-        False once there is nothing left to wait for.
+        `payments` are those before the request. Only a payment is a reason to ask again at once: requests that all
+        are refused would wake each other for ever. False once there is nothing left to wait for.
         """
-        if self._running:
+        if self._running and self.payments == payments:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(progress.wait(), READ_S)
+                await asyncio.wait_for(self._progress.wait(), READ_S)
+        if self.payments > payments:
             return True
         pause_s = next(pauses, None)
         if pause_s is None:
@@ -468,8 +469,12 @@ class LeaseClient:
             raise PrepayRejected("a prompt is paid in advance only where a tokenizer counts it") from refusal
         return prompt_cost(self.record.terms, limits.prompt_tokens) > cap
 
+    def _paid(self) -> None:
+        self.payments += 1
+        self._advanced()
+
     def _advanced(self) -> None:
-        """Something was paid or has ended."""
+        """Something was paid, or nothing runs any more."""
         self._progress.set()
         self._progress = asyncio.Event()
 
@@ -497,7 +502,8 @@ class LeaseClient:
         finally:
             self._running.discard(request.context.seq)
             self._loose.add(request.context.seq)
-            self._advanced()
+            if not self._running:
+                self._advanced()
 
     async def _resolve(self, request: OpenRequest, answer: Answer, unseen: int) -> bool:
         """Whether the request's end is known now."""
@@ -530,6 +536,7 @@ class LeaseClient:
             return True
         await self._book.pay(signed, owed)
         self._send_soon()
+        self._paid()
         return True
 
     async def finish(self) -> None:
@@ -653,18 +660,21 @@ class Turns:
         self._key_id = key_id
         self._limits = limits
         self._pauses = iter(RETRY_PAUSES_S)
-        self._progress = client.progress
+        self._payments = client.payments
+        self._until = time.monotonic() + READ_S
         self._prepays = False
 
     async def begin(self, path: str, body: bytes, shape: Shape | None) -> Exchange:
         """The next attempt; see `LeaseClient.begin`."""
-        self._progress = self._client.progress
+        self._payments = self._client.payments
         return await self._client.begin(path, body, self._limits, shape, prepays=self._prepays, key_id=self._key_id)
 
     async def may_try_again(self, refusal: ProviderRefused) -> bool:
         """Whether another attempt may succeed, after waiting for it. Raises PrepayRejected."""
         if refusal.is_charged or refusal.code not in (RefusalCode.PREPAY, RefusalCode.UNPAID):
             return False
+        if time.monotonic() > self._until:
+            return False
         if refusal.code == RefusalCode.PREPAY and not self._prepays:
             self._prepays = self._client.is_prepayment_due(self._limits, refusal)
-        return await self._client.make_room(self._progress, self._pauses)
+        return await self._client.make_room(self._payments, self._pauses)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from consumer.lease_client import Question
+from consumer.exceptions import ProviderRefused
+from consumer.lease_client import RETRY_PAUSES_S, Question
 from consumer.records import RequestState
 from consumer.tokenizer import PromptCounter
-from tests.consumer.buyer import MESSAGES, Buyer, record_of
+from protocol.headers import RefusalCode
+from tests.consumer.buyer import MESSAGES, PROMPT, Buyer, hostile, record_of
+from tests.consumer.hostile_provider import HostileProvider
 from tests.support.lying_provider import TEXT, Identity, LyingProvider
 from tests.support.provider_stack import DOMAIN, NODE, PROVIDER, TestClock, make_lease, make_offer
 from tests.support.waiting import until
@@ -64,3 +67,14 @@ async def test_cancelled_at_any_moment_memory_and_disk_agree_on_what_is_open(
         await buyer.client.resolve()
         await until(lambda: not buyer.client.book.open)
         assert buyer.client.book.owed == buyer.store.owed(buyer.lease_id)
+
+
+@pytest.mark.parametrize("requests", [1, 8, 32])
+async def test_requests_that_are_refused_for_want_of_payment_do_not_wake_each_other_for_ever(
+    tmp_path: Path, counter: PromptCounter, requests: int
+) -> None:
+    provider = HostileProvider(PROMPT, refusal=(RefusalCode.UNPAID, {}))
+    async with hostile(tmp_path, counter, provider) as buyer, asyncio.timeout(30):
+        found = await asyncio.gather(*(buyer.ask() for _ in range(requests)), return_exceptions=True)
+        assert {type(each) for each in found} == {ProviderRefused}
+        assert len(provider.seen) <= requests * (len(RETRY_PAUSES_S) + 1)
