@@ -168,12 +168,14 @@ class VoucherBook:
         self._owed += cost.owed - before.owed
 
     def _end(self, seq: int, cost: int) -> None:
+        """What was paid in advance and is not owed after all is spent as long as a voucher says it."""
         if seq not in self._open:
             return
+        given = self._open[seq].owed
         self._set(seq, OpenCost(cost, cost))
         del self._open[seq]
         if hold := self._holds.pop(seq, None):
-            hold.settle(cost)
+            hold.settle(max(cost, min(given, cost + self._highest - self._owed)))
 
     def _sign(self, context: bytes = bytes(32)) -> Signed[Voucher]:
         self._highest = max(self._highest, self._owed)

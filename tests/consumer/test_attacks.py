@@ -1,6 +1,7 @@
 """Cancelled at any moment, refused, stalled or flooded: no request keeps money aside, or anybody waiting, for ever."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,11 +10,12 @@ import pytest
 
 from consumer.exceptions import ProviderRefused
 from consumer.lease_client import RETRY_PAUSES_S, Question
-from consumer.records import RequestState
+from consumer.records import Draft, RequestState
 from consumer.tokenizer import PromptCounter
-from protocol.headers import RefusalCode
+from protocol.headers import RefusalCode, ResponseHeaders
 from tests.consumer.buyer import MESSAGES, PROMPT, Buyer, hostile, record_of
-from tests.consumer.hostile_provider import HostileProvider
+from tests.consumer.hostile_provider import PRICE_IN, HostileProvider
+from tests.support.http_connection import Connection, Headers
 from tests.support.lying_provider import TEXT, Identity, LyingProvider
 from tests.support.provider_stack import DOMAIN, NODE, PROVIDER, TestClock, make_lease, make_offer
 from tests.support.waiting import until
@@ -78,3 +80,39 @@ async def test_requests_that_are_refused_for_want_of_payment_do_not_wake_each_ot
         found = await asyncio.gather(*(buyer.ask() for _ in range(requests)), return_exceptions=True)
         assert {type(each) for each in found} == {ProviderRefused}
         assert len(provider.seen) <= requests * (len(RETRY_PAUSES_S) + 1)
+
+
+class Takes(LyingProvider):
+    """Wants the prompt paid in advance, and then does not answer it."""
+
+    async def _paid(self, connection: Connection, path: str, headers: Headers, body: bytes) -> None:
+        code = RefusalCode.BUSY if self.asked else RefusalCode.PREPAY
+        self.asked = True
+        error = {"message": "", "code": code.value, "details": {"credit_cap": "0"}}
+        connection.answer(code.http_status, json.dumps({"error": error}), ResponseHeaders(refusal=code).encode())
+
+    asked = False
+
+
+class Held:
+    """A hold, as a budget has it."""
+
+    def __init__(self) -> None:
+        self.cost = 0
+
+    def settle(self, cost: int) -> None:
+        self.cost = cost
+
+
+async def test_what_was_paid_in_advance_and_refused_counts_as_spent(tmp_path: Path, counter: PromptCounter) -> None:
+    holds: list[Held] = []
+
+    def hold(_: Draft) -> Held:
+        holds.append(Held())
+        return holds[-1]
+
+    async with Takes(IDENTITY) as provider, buying(tmp_path, counter, provider, hold=hold) as buyer:
+        with pytest.raises(ProviderRefused):
+            await buyer.ask(QUESTION)
+        assert sum(each.cost for each in holds) == buyer.cumulative == PROMPT * PRICE_IN
+        assert buyer.client.book.owed == 0
