@@ -65,6 +65,10 @@ PAY_PAUSES_S = (0.1, 0.5, 2.0)
 """Between attempts at recording a payment on a disk that fails."""
 RETRY_PAUSES_S = (0.0, 0.1, 0.5, 2.0)
 REPEAT_PAUSES_S = (0.0, 0.1, 0.3, 1.0, 2.0)
+RESOLVE_S = 2.0
+"""How long a new request waits for the ends of earlier ones: a provider that hides them shall not hold it up."""
+GIVEN_UP_S = 3_600
+"""A request of whose answer nothing was ever seen has ended then: money is not kept aside for ever."""
 UNSEEN_TOKENS = 32
 """One chunk: tokens on their way when a stream breaks are paid up to this many, else a break would wedge the lease."""
 
@@ -172,6 +176,7 @@ class LeaseClient:
         self._is_waited_for = asyncio.Event()
         self._running: set[int] = set()
         self._loose = set(self._book.open)  # whose end nobody is finding out
+        self._resolving: asyncio.Task[None] | None = None
         self._progress = asyncio.Event()
         self.payments = 0
         """How many receipts were paid."""
@@ -256,17 +261,24 @@ class LeaseClient:
     async def resolve(self) -> None:
         """Finds out the end of requests that broke off, in this run or an earlier one, and pays what is right.
 
-        What cannot be found out now stays for the next time. Raises StoreError.
+        What cannot be found out now, and soon, stays for the next time. Raises StoreError.
         """
         if self._has_unsent or self._book.is_behind:
             self._send_soon()
         self._loose &= self._book.open
         if not self._loose:
             return
-        for request in self._store.unfinished(self.record.lease_id):
-            if request.context.seq in self._loose:
-                answer = Answer.resumed(self._agreement(request), request.last.message if request.last else None)
-                await self._resolve(request, answer, self._unseen_tokens)
+        if self._resolving is None or self._resolving.done():
+            self._resolving = self._start(self._resolve_loose())
+        done, _ = await asyncio.wait([self._resolving], timeout=RESOLVE_S)
+        for task in done:
+            task.result()
+
+    async def _resolve_loose(self) -> None:
+        requests = [each for each in self._store.unfinished(self.record.lease_id) if each.context.seq in self._loose]
+        answers = [Answer.resumed(self._agreement(each), each.last.message if each.last else None) for each in requests]
+        found = [self._resolve(*each, self._unseen_tokens) for each in zip(requests, answers, strict=True)]
+        await asyncio.gather(*found)
 
     async def begin(
         self,
@@ -520,6 +532,9 @@ class LeaseClient:
         if outcome is Repeated.ANSWERED_ANEW:
             _log.warning("request %d of lease 0x%s was answered a second time: disputed", seq, lease_id.hex())
             await self._book.dispute(seq)
+            return True
+        if request.state is RequestState.SIGNED and self._now() > request.context.sent_at + GIVEN_UP_S:
+            await self._book.write_off(seq)
             return True
         return False
 

@@ -147,6 +147,10 @@ class VoucherBook:
             lambda: self._end(seq, self._open[seq].owed) if seq in self._open else None,
         )
 
+    async def write_off(self, seq: int) -> None:
+        """Nothing more will be known of a request: what is owed for it already is what it cost. Raises StoreError."""
+        await (self.dispute(seq) if self._open[seq].owed else self.refused(seq))
+
     def _refused(self, seq: int) -> asyncio.Future[None]:
         return self._begin(lambda: self._store.release(self._record.lease_id, seq), lambda: self._end(seq, 0))
 

@@ -368,6 +368,8 @@ class LeaseKeeper:
             if self._best.get(kept.place) is kept:
                 del self._best[kept.place]
             await kept.client.close()
+            for seq in kept.client.book.open:
+                await kept.client.book.write_off(seq)
 
     def _is_done_with(self, kept: _Kept) -> bool:
         return kept.stage is Stage.CLOSING or self._best.get(kept.place) is not kept

@@ -2,14 +2,15 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from consumer.exceptions import ProviderRefused
-from consumer.lease_client import RETRY_PAUSES_S, Question
+from consumer.exceptions import ProviderFailed, ProviderRefused
+from consumer.lease_client import GIVEN_UP_S, RETRY_PAUSES_S, Question
 from consumer.records import Draft, RequestState
 from consumer.tokenizer import PromptCounter
 from protocol.headers import RefusalCode, ResponseHeaders
@@ -116,3 +117,37 @@ async def test_what_was_paid_in_advance_and_refused_counts_as_spent(tmp_path: Pa
             await buyer.ask(QUESTION)
         assert sum(each.cost for each in holds) == buyer.cumulative == PROMPT * PRICE_IN
         assert buyer.client.book.owed == 0
+
+
+class Hides(LyingProvider):
+    """Fails, and does not say then what became of it: not soon with `stalls`, and never without."""
+
+    stalls = False
+
+    async def _paid(self, connection: Connection, path: str, headers: Headers, body: bytes) -> None:
+        if self.stalls:
+            await asyncio.Event().wait()
+        connection.answer(500, "{}")
+
+
+async def test_what_a_provider_hides_holds_no_new_request_up_and_no_money_for_ever(
+    tmp_path: Path, counter: PromptCounter
+) -> None:
+    async with Hides(IDENTITY) as provider, buying(tmp_path, counter, provider, idle_timeout_s=0.5) as buyer:
+        for _ in range(12):
+            with pytest.raises(ProviderRefused):
+                await buyer.ask(QUESTION)
+        room = buyer.client.room()
+        buyer.clock.shift = 200
+        provider.stalls = True
+        began = time.monotonic()
+        with pytest.raises(ProviderFailed):
+            await buyer.ask(QUESTION)
+        assert time.monotonic() - began < 5
+        provider.stalls = False
+        await buyer.client.resolve()
+        assert buyer.client.room() <= room
+        buyer.clock.shift += GIVEN_UP_S + 1
+        await buyer.client.resolve()
+        assert buyer.client.book.open == frozenset()
+        assert buyer.client.room() == buyer.record.deposit

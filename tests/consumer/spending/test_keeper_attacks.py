@@ -11,7 +11,7 @@ from consumer.gateway.events import FailureClass, RouteFailed
 from consumer.spending.lease_notes import Stage
 from consumer.spending.running import Spending
 from provider.owner import OfferLimits
-from tests.consumer.spending.stall import Stall, Wanted, config_of, running, usdc
+from tests.consumer.spending.stall import Stall, Wanted, config_of, draft, running, usdc
 from tests.support.live_market import LiveMarket, live_market
 from tests.support.lying_rpc import LyingRpc, lying_rpc
 
@@ -126,3 +126,16 @@ async def test_a_lease_that_a_node_says_is_closing_is_closed(stall: Stall, rpc: 
         assert figure.stage is Stage.CLOSING
         await spending.keeper.look_after()
         assert stall.market.client.lease(client.record.lease_id).is_closing
+
+
+async def test_what_a_released_lease_never_told_leaves_the_budgets(stall: Stall, tmp_path: Path) -> None:
+    wanted = stall.publish()
+    async with running(config_of(stall.market, tmp_path)) as spending:
+        client = await spending.keeper.client_for(wanted, SMALL)
+        await client.book.authorise(draft(SMALL))
+        await spending.keeper.close_all()
+        stall.market.node.time_travel(2 * 3_600)
+        stall.market.node.mine()
+        await spending.keeper.look_after()
+        assert spending.keeper.figures() == []
+        assert {figure.held for figure in spending.budgets.figures()} == {0}
