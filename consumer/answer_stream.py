@@ -1,5 +1,6 @@
 """The lines of an answer's event stream: what they say is counted and held against the agreement as they come."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from protocol.stream import StreamToken, parse_line
 from protocol.typed_data import Receipt
 
 MAX_LINE_BYTES = 1024 * 1024
+TOKEN_BYTES = 16 * 1024
+"""What a token may take on the wire, its text and the likeliest others beside it included."""
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+WHOLE_S = 60.0
+"""How long a body that is read as a whole may take."""
 
 
 @dataclass
@@ -175,12 +181,17 @@ class Lines:
 async def items(response: Response, stream: AnswerStream, idle_s: float) -> AsyncGenerator[Item, None]:
     """What an answer brings, line by line. Raises ProviderFailed, ReceiptRejected, httpx.HTTPError.
 
-    Comments alone, be they as many as they want, are no answer for longer than `idle_s` seconds of waiting.
+    Comments alone, be they as many as they want, are no answer for longer than `idle_s` seconds of waiting, and what
+    brings more bytes than the tokens asked for can take is none either.
     """
     lines = Lines()
     idle, tokens = 0.0, 0
+    left = min(MAX_LINE_BYTES + TOKEN_BYTES * stream.answer.agreement.limits.max_tokens, MAX_ANSWER_BYTES)
     began = time.monotonic()
     async for chunk in response.aiter_raw():
+        left -= len(chunk)
+        if left < 0:
+            raise ProviderFailed("the provider sent far more than was asked for")
         waited = time.monotonic() - began
         if stream.answer.units_out:
             stream.waited_s += waited
@@ -194,10 +205,14 @@ async def items(response: Response, stream: AnswerStream, idle_s: float) -> Asyn
 
 
 async def whole(response: Response, limit: int) -> bytes:
-    """A short body. Raises ProviderFailed beyond `limit` bytes, httpx.HTTPError."""
-    received = b""
-    async for chunk in response.aiter_raw():
-        received += chunk
-        if len(received) > limit:
-            raise ProviderFailed(f"the provider sent more than {limit} bytes")
-    return received
+    """A body. Raises ProviderFailed beyond `limit` bytes, httpx.HTTPError."""
+    received = bytearray()
+    try:
+        async with asyncio.timeout(WHOLE_S):
+            async for chunk in response.aiter_raw():
+                received += chunk
+                if len(received) > limit:
+                    raise ProviderFailed(f"the provider sent more than {limit} bytes")
+    except TimeoutError as error:
+        raise httpx.ReadTimeout("the body came too slowly") from error
+    return bytes(received)

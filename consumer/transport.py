@@ -54,6 +54,7 @@ class ProviderHttp:
         """`idle_s` is how long a provider may be silent, `connect_s` how long a connection may take."""
         self._base = URL(base_url.rstrip("/"))
         self._verify = verify
+        self._head_s = connect_s + idle_s  # also where it comes byte by byte
         self._timeout = aiohttp.ClientTimeout(total=None, connect=idle_s, sock_connect=connect_s, sock_read=idle_s)
         self._session: aiohttp.ClientSession | None = None
 
@@ -62,12 +63,13 @@ class ProviderHttp:
         """The response to a request, as soon as its head is there; leaving before its end breaks it off."""
         await asyncio.sleep(0)  # connections that the other side has closed by now leave the pool
         with _as_httpx():
-            response = await self._opened().post(
-                self._base.joinpath(path.lstrip("/"), encoded=True),
-                headers=headers,
-                data=body,
-                allow_redirects=False,
-            )
+            async with asyncio.timeout(self._head_s):
+                response = await self._opened().post(
+                    self._base.joinpath(path.lstrip("/"), encoded=True),
+                    headers=headers,
+                    data=body,
+                    allow_redirects=False,
+                )
             try:
                 yield Response(response)
             finally:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from consumer.exceptions import ProviderFailed, ProviderRefused
+from consumer import answer_stream, lease_client
+from consumer.exceptions import ConsumerError, ProviderFailed, ProviderRefused
 from consumer.lease_client import GIVEN_UP_S, RETRY_PAUSES_S, Question
 from consumer.records import Draft, RequestState
 from consumer.tokenizer import PromptCounter
@@ -151,3 +152,72 @@ async def test_what_a_provider_hides_holds_no_new_request_up_and_no_money_for_ev
         await buyer.client.resolve()
         assert buyer.client.book.open == frozenset()
         assert buyer.client.room() == buyer.record.deposit
+
+
+class Floods(LyingProvider):
+    """Answers with `words` again and again, as fast as they are taken."""
+
+    words = b""
+    sent = 0
+
+    async def _paid(self, connection: Connection, path: str, headers: Headers, body: bytes) -> None:
+        connection.begin(None)
+        while True:
+            connection.send(self.words)
+            self.sent += len(self.words)
+            await connection.writer.drain()
+
+
+_ENTRY = {"index": 0, "delta": {"role": "assistant", "thoughts": "x" * 500_000}, "finish_reason": None}
+
+
+@pytest.mark.parametrize(
+    "words", [b": x\n\n" * 10_000, b"data: " + json.dumps({"choices": [_ENTRY]}).encode() + b"\n\n"]
+)
+async def test_an_answer_without_tokens_ends_soon(tmp_path: Path, counter: PromptCounter, words: bytes) -> None:
+    async with Floods(IDENTITY) as provider, buying(tmp_path, counter, provider) as buyer, asyncio.timeout(20):
+        provider.words = words
+        with pytest.raises(ProviderFailed, match="far more than was asked for"):
+            await buyer.ask(QUESTION)
+        assert provider.sent < 20_000_000
+
+
+class Drips(LyingProvider):
+    """Brings one part of an answer byte by byte."""
+
+    part = ""
+
+    async def _paid(self, connection: Connection, path: str, headers: Headers, body: bytes) -> None:
+        if self.part == "voucher":
+            await super()._paid(connection, path, headers, body)
+        else:
+            await self._drip(connection)
+
+    async def _serve(self, connection: Connection, method: str, path: str, headers: Headers, body: bytes) -> None:
+        if self.part == "voucher" and path.endswith("/vouchers"):
+            await self._drip(connection)
+        await super()._serve(connection, method, path, headers, body)
+
+    async def _drip(self, connection: Connection) -> None:
+        head = b"HTTP/1.1 503 X\r\nContent-Length: 60000\r\n"
+        connection.writer.write(head + (b"X-Word: " if self.part == "head" else b"\r\n"))
+        while True:
+            connection.writer.write(b"x")
+            await connection.writer.drain()
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("part", ["head", "body", "voucher"])
+async def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(
+    tmp_path: Path, counter: PromptCounter, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(answer_stream, "WHOLE_S", 0.5)
+    monkeypatch.setattr(lease_client, "CONNECT_S", 0.5)
+    async with Drips(IDENTITY) as provider, asyncio.timeout(10):
+        provider.part = part
+        async with buying(tmp_path, counter, provider, idle_timeout_s=0.5) as buyer:
+            if part == "voucher":
+                await buyer.ask(QUESTION)
+            else:
+                with pytest.raises(ConsumerError):
+                    await buyer.ask(QUESTION)
