@@ -18,6 +18,8 @@ from protocol.typed_data import Receipt, Terms
 TIME_TOLERANCE_MS = 250
 SLA_SLACK_MS = 1_000
 """How much slower than its receipt says a provider must be, by our own stop-watch, before that counts: networks are."""
+MAX_COMPONENTS = 16_384
+"""Of a vector: several times what any model has."""
 NO_PROBABILITY = -(1 << 31)
 """What a log-probability of minus infinity is quantised to: "not stated", which no sampled token has."""
 
@@ -90,6 +92,8 @@ class Answer:
             _equal("vectors", len(vectors), wanted)
             if not all(vectors) or len({len(vector) for vector in vectors}) > 1:
                 raise ReceiptRejected("vectors", "empty, or of different lengths")
+            if len(vectors[0]) > MAX_COMPONENTS:
+                raise ReceiptRejected("vectors", f"more than {MAX_COMPONENTS} components")
         if self._root is not None:
             for index, component in enumerate(component for vector in vectors for component in vector):
                 self._root.append(index, component)

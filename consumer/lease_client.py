@@ -57,6 +57,7 @@ from protocol.typed_data import Domain, Receipt, Voucher
 CONNECT_S, READ_S = 5.0, 120.0
 MAX_REFUSAL_BYTES = 64 * 1024
 MAX_EMBEDDING_BYTES = 64 * 1024 * 1024
+MAX_VECTOR_BYTES = 512 * 1024
 VOUCHER_PAUSE_S = 0.02
 """Before a voucher on the side channel, unless the provider waits for it; requests carry vouchers too."""
 ADMITTED_S = 0.1
@@ -239,10 +240,11 @@ class LeaseClient:
         self, exchange: "Exchange", body: bytes, vectors: int
     ) -> tuple[list[dict[str, Any]], Signed[Receipt]]:
         async with self._sent(exchange, body) as response:
-            content = await whole(response, MAX_EMBEDDING_BYTES)
-            signed = count_whole(exchange.stream, vectors, response.headers, content)
+            content = await whole(response, min(MAX_REFUSAL_BYTES + vectors * MAX_VECTOR_BYTES, MAX_EMBEDDING_BYTES))
+            # a large one takes seconds, in which others go on
+            signed = await asyncio.to_thread(count_whole, exchange.stream, vectors, response.headers, content)
             await self.accept(exchange, signed)
-            data: list[dict[str, Any]] = json.loads(content)["data"]
+            data: list[dict[str, Any]] = (await asyncio.to_thread(json.loads, content))["data"]
             return data, signed
 
     def turns(self, limits: Limits, key_id: str = "") -> "Turns":

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from consumer import answer_stream, lease_client
-from consumer.exceptions import ConsumerError, ProviderFailed, ProviderRefused
+from consumer.asked import read
+from consumer.exceptions import ConsumerError, ProviderFailed, ProviderRefused, ReceiptRejected
 from consumer.lease_client import GIVEN_UP_S, RETRY_PAUSES_S, Question
 from consumer.records import Draft, RequestState
+from consumer.repeating import EMBEDDINGS
 from consumer.tokenizer import PromptCounter
 from protocol.headers import RefusalCode, ResponseHeaders
 from tests.consumer.buyer import MESSAGES, PROMPT, Buyer, hostile, record_of
@@ -221,3 +223,32 @@ async def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(
             else:
                 with pytest.raises(ConsumerError):
                     await buyer.ask(QUESTION)
+
+
+class Swells(LyingProvider):
+    """Embeds one text as `count` components."""
+
+    count = 0
+
+    async def _serve(self, connection: Connection, method: str, path: str, headers: Headers, body: bytes) -> None:
+        if path != EMBEDDINGS:
+            await super()._serve(connection, method, path, headers, body)
+            return
+        content = b'{"data":[{"embedding":[' + b",".join([b"0"] * self.count) + b"]}]}"
+        connection.writer.write(b"HTTP/1.1 200 X\r\nClawmarket-Version: 1\r\nContent-Length: %d\r\n\r\n" % len(content))
+        for start in range(0, len(content), 1024):
+            connection.writer.write(content[start : start + 1024])
+            await connection.writer.drain()
+
+
+@pytest.mark.parametrize(("count", "error"), [(20_000, ReceiptRejected), (4_000_000, ProviderFailed)])
+async def test_a_vector_longer_than_any_is_no_work(
+    tmp_path: Path, counter: PromptCounter, count: int, error: type[ConsumerError]
+) -> None:
+    body = json.dumps({"model": "x", "input": "hello"}).encode()
+    asked = read(EMBEDDINGS, body, IDENTITY.offer.terms, counter)
+    assert asked is not None
+    async with Swells(IDENTITY) as provider, buying(tmp_path, counter, provider) as buyer, asyncio.timeout(10):
+        provider.count = count
+        with pytest.raises(error):
+            await buyer.client.embed(asked, body)
