@@ -157,8 +157,11 @@ def take(answer: Answer, number: int, part: dict[str, Any], name: str) -> str:
 
 
 def number_of(choice: dict[str, Any]) -> int:
-    """Which of the answer's choices this is."""
-    return int(choice.get("index", 0))
+    """Which of the answer's choices this is. Raises TypeError on what readers may not take for a number."""
+    number = choice.get("index", 0)
+    if type(number) is not int:
+        raise TypeError("an index that is no number")
+    return number
 
 
 class Lines:

@@ -70,7 +70,7 @@ class _ChatChoice(_Choice):
                     _grow(self._calls.setdefault(call.get("index", 0), {}), call)
             elif name == "role" or value is None:
                 continue
-            elif isinstance(value, str):
+            elif isinstance(value, str) and isinstance(self._others.get(name, ""), str):
                 self._others[name] = self._others.get(name, "") + value
             else:
                 self._others[name] = value

@@ -16,6 +16,7 @@ from consumer.exceptions import (
     ConsumerError,
     LeaseExhausted,
     PrepayRejected,
+    ProviderFailed,
     ProviderRefused,
     ReceiptRejected,
     StoreError,
@@ -23,8 +24,9 @@ from consumer.exceptions import (
 )
 from consumer.gateway.continuing import as_chat, continuation
 from consumer.gateway.events import Asked, Chunk, Delivered, FailureClass, Leg, Part, RouteFailed, Vectors
+from consumer.gateway.upstream_entries import check_entry
 from consumer.lease_client import Checked, End, LeaseClient
-from consumer.repeating import COMPLETIONS, EMBEDDINGS
+from consumer.repeating import CHAT, COMPLETIONS, EMBEDDINGS
 from consumer.routing.catalogue import Candidate
 from consumer.spending.keeper import LeaseKeeper
 from consumer.tokenizers import Tokenizers
@@ -113,13 +115,11 @@ class MarketRoutes:
                 async for event in events:
                     match event:
                         case Choices():
+                            entries = _shown(event.entries, path, asked)
                             if event.tokens:
                                 progress.first = progress.first or time.monotonic()
                             delivered.text += event.text
                             delivered.tokens += [token.token_id for token in event.tokens]
-                            entries = event.entries
-                            if path != asked.path:
-                                entries = [as_chat(entry) for entry in entries]
                             yield Chunk(entries, event.tokens)
                         case Checked():
                             progress.receipt, progress.cost = event.receipt.message, event.owed
@@ -152,6 +152,15 @@ class MarketRoutes:
         # the next break goes on from the text: its tokens are of two tokenizers, or of two answers
         delivered.tokens, delivered.tokenizer_sha256 = [], ""
         return COMPLETIONS, {**content, "model": name}
+
+
+def _shown(entries: list[dict[str, Any]], path: str, asked: Asked) -> list[dict[str, Any]]:
+    """Entries as the asked path has them. Raises ProviderFailed on what nobody could put together."""
+    try:
+        checked = [check_entry(entry, is_chat=path == CHAT) for entry in entries]
+        return checked if path == asked.path else [as_chat(entry) for entry in checked]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ProviderFailed("the provider sent a malformed chunk") from error
 
 
 def _tokenizer_of(candidate: Candidate) -> str:
