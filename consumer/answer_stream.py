@@ -19,6 +19,8 @@ from protocol.stream import StreamToken, parse_line
 from protocol.typed_data import Receipt
 
 MAX_LINE_BYTES = 1024 * 1024
+MAX_WORDS = 1000
+"""Of what a provider says of its failure."""
 TOKEN_BYTES = 16 * 1024
 """What a token may take on the wire, its text and the likeliest others beside it included."""
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
@@ -119,7 +121,7 @@ class AnswerStream:
         try:
             content = orjson.loads(text)
             if "error" in content:
-                self.failure = str(content["error"]["message"])
+                self.failure = str(content["error"]["message"])[:MAX_WORDS]
                 return None
             entries = list(content["choices"])
             text = "".join([self._choice(choice) for choice in entries])

@@ -49,7 +49,7 @@ def read(path: str, body: bytes, terms: Terms, counter: PromptCounter | None) ->
         shape = _shape(content, choices, tools if path == CHAT else None)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    if not 0 < limits.max_tokens <= _MOST:
+    if choices < 1 or not 0 < limits.max_tokens <= _MOST:
         return None
     if not given:
         limits = Limits(limits.prompt_tokens, limits.prompt_bound, _affordable(terms, limits))

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from consumer.answer_stream import AnswerStream, Choices, items, whole
+from consumer.answer_stream import MAX_WORDS, AnswerStream, Choices, items, whole
 from consumer.asked import Asked
 from consumer.checks import Agreement, Answer, most_cost, prompt_bound, prompt_cost
 from consumer.exceptions import (
@@ -568,7 +568,8 @@ class LeaseClient:
         """What a refusal says; one that came before any work costs nothing. Raises StoreError."""
         try:
             error = json.loads(content)["error"]
-            code, message, details = str(error["code"]), str(error["message"]), error.get("details")
+            code, message = str(error["code"])[:MAX_WORDS], str(error["message"])[:MAX_WORDS]
+            details = error.get("details")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             code, message, details = f"http_{status}", "no reason given", None
         try:

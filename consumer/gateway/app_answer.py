@@ -63,7 +63,7 @@ class _Answer:
         """For the records."""
         return Outcome(
             self.asked.path,
-            self.asked.model,
+            self.asked.model[:MAX_WORDS],
             self.route,
             ended,
             tuple(self.legs),

@@ -60,6 +60,8 @@ def parse_asked(path: str, body: bytes, key_id: str) -> Asked:
     """The request in a body. Raises RouteFailed naming what is wrong."""
     try:
         content = read_json(body)
+        if b"\\u" in body:
+            json.dumps(content, ensure_ascii=False).encode()  # a half of a character goes on to nobody
     except (ValueError, RecursionError):
         raise bad_request("the body is not JSON", code="invalid_json") from None
     if not isinstance(content, dict):
@@ -68,6 +70,8 @@ def parse_asked(path: str, body: bytes, key_id: str) -> Asked:
     if path != EMBEDDINGS and not isinstance(content.get("stream"), bool | None):
         raise bad_request("`stream` is not true or false", code="invalid_type", param="stream")
     _need(content, _NEEDED[path], list if path == CHAT else list | str)
+    if not isinstance(content.get("response_format"), dict | None):
+        raise bad_request("`response_format` is no object", code="invalid_type", param="response_format")
     return Asked(path, content, key_id)
 
 
