@@ -95,6 +95,8 @@ class Store:
 
     def _open(self, path: Path, identity: dict[str, str]) -> None:
         try:
+            path.touch(mode=0o600)
+            path.chmod(0o600)  # it holds prompts
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -115,7 +117,7 @@ class Store:
                 raise StoreError(
                     f"{path} belongs to another deployment: use that deployment's file, or choose another data folder"
                 )
-        except sqlite3.DatabaseError as error:
+        except (OSError, sqlite3.DatabaseError) as error:
             raise StoreError(
                 f"{path} cannot be opened ({error}): check the folder and the disk, or restore the file"
             ) from error

@@ -252,3 +252,10 @@ async def test_a_vector_longer_than_any_is_no_work(
         provider.count = count
         with pytest.raises(error):
             await buyer.client.embed(asked, body)
+
+
+async def test_nobody_else_reads_the_records(tmp_path: Path, counter: PromptCounter) -> None:
+    async with LyingProvider(IDENTITY) as provider, buying(tmp_path, counter, provider) as buyer:
+        await buyer.ask(QUESTION)
+        modes = {path.suffix: path.stat().st_mode & 0o777 for path in tmp_path.glob("consumer.*")}
+        assert set(modes.values()) == {0o600}, modes
