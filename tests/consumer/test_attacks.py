@@ -254,8 +254,12 @@ async def test_a_vector_longer_than_any_is_no_work(
             await buyer.client.embed(asked, body)
 
 
+def modes(folder: Path) -> set[int]:
+    """Who may do what with the records."""
+    return {path.stat().st_mode & 0o777 for path in folder.glob("consumer.*")}
+
+
 async def test_nobody_else_reads_the_records(tmp_path: Path, counter: PromptCounter) -> None:
     async with LyingProvider(IDENTITY) as provider, buying(tmp_path, counter, provider) as buyer:
         await buyer.ask(QUESTION)
-        modes = {path.suffix: path.stat().st_mode & 0o777 for path in tmp_path.glob("consumer.*")}
-        assert set(modes.values()) == {0o600}, modes
+        assert modes(tmp_path) == {0o600}
