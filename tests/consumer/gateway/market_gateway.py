@@ -11,6 +11,7 @@ from consumer.config import ConsumerConfig
 from consumer.gateway.app import create_app
 from consumer.gateway.gateway import Gateway
 from consumer.session import Session
+from consumer.tls import unchecked_context
 from protocol import keystore
 from tests.support.engines import tiny_model
 from tests.support.live_market import PASSWORD, SCRYPT_N, LiveMarket, signer_of
@@ -74,7 +75,12 @@ async def running(
     try:
         async with (
             serve(create_app(gateway, gateway.keys, config.gateway)) as url,
-            httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as http,
+            httpx.AsyncClient(
+                base_url=url,
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=60,
+                verify=unchecked_context(),
+            ) as http,
         ):
             yield Running(gateway, session, http, url, key)
     finally:

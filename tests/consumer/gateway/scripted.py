@@ -11,6 +11,7 @@ import httpx
 from consumer.gateway.app import create_app
 from consumer.gateway.events import Asked, FailureClass, Leg, Part, Routed, RouteFailed
 from consumer.gateway.settings import GatewaySettings
+from consumer.tls import unchecked_context
 from tests.support.serving import serve
 
 KEY = "claw-test-key"
@@ -89,12 +90,12 @@ class Served:
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
         """With the key, unless another header is given for it."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=unchecked_context()) as client:
             return await client.get(self.url + path, headers={"Authorization": f"Bearer {KEY}", **headers})
 
     async def post(self, path: str, content: bytes, **headers: str) -> httpx.Response:
         """With the key."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=unchecked_context()) as client:
             sent = {"Authorization": f"Bearer {KEY}", **headers}
             return await client.post(self.url + path, content=content, headers=sent)
 

@@ -308,6 +308,7 @@ def forget(found: Running) -> None:
     found.gateway._health._routes.clear()
 
 
+@pytest.mark.slow
 async def test_worker__another_finishes_and_the_broken_part_is_paid_once_it_is_back(
     workers: tuple[LiveMarket, list[Worker]], tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from tests.support.lies import Lies, ReceiptLies, name_of
 from tests.support.live_market import MESSAGES, MORE_PROVIDERS, LiveMarket, live_market
 from tests.support.lying_provider import TEXT, Identity, LyingProvider
 from tests.support.tiny_gguf import NAME, prompt_tokens
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CUTS = (1, len(TEXT) // 2, len(TEXT))
@@ -100,7 +101,7 @@ async def test_without_lies_the_cheaper_one_answers_alone(stage: Stage) -> None:
     text, comment = await stage.stream()
     assert text == TEXT
     assert comment["route"] == f"provider/{stage.liar.identity.provider}/{NAME}"
-    assert stage.owed_to_liar() == prompt_tokens(MESSAGES) * 10 + len(TEXT) * 20
+    await until(lambda: stage.owed_to_liar() == prompt_tokens(MESSAGES) * 10 + len(TEXT) * 20)
 
 
 @pytest.mark.parametrize("lies", LIES, ids=name_of)

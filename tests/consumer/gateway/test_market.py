@@ -56,6 +56,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield Stage(market, workers, [worker.wait_ready() for worker in workers])
 
 
+@pytest.mark.slow
 async def test_an_answer_is_paid_and_says_what_it_cost(stage: Stage, tmp_path: Path) -> None:
     async with running(stage.market, tmp_path, stage.urls) as found:
         response = await found.http.post(
