@@ -35,7 +35,7 @@ class HedgeGuard(Protocol):
 
     def hold(self, route: Route, asked: Asked) -> int | None: ...
 
-    def settle(self, held: int, leg: Leg | None) -> None: ...
+    def settle(self, held: int, leg: Leg | None, *, has_won: bool = False) -> None: ...
 
 
 class Dispatcher:
@@ -91,7 +91,7 @@ class Dispatcher:
                     yield part
             return
         first, second = _Runner(self._alone(route, asked, delivered)), None
-        held, won = 0, None
+        held, won, has_won = 0, None, False
         try:
             if not await first.speaks_within(self._hedge.after_s):
                 other, held = self._next(others, self._hedge, asked)
@@ -102,6 +102,7 @@ class Dispatcher:
                 copy = Delivered()
                 second = _Runner(self._alone(other, asked, copy))
                 if await _first_to_speak(first, second) is second:
+                    has_won = True
                     await first.stop()
                     yield Routed(other.name, f"{route.name} was silent for {self._hedge.after_s:g} s", 1)
                     async for part in second.parts():
@@ -117,7 +118,7 @@ class Dispatcher:
             for runner in (first, second):
                 if runner is not None:
                     await runner.stop()
-            self._hedge.settle(held, won)
+            self._hedge.settle(held, won, has_won=has_won)
 
     def _next(self, others: list[Route], hedge: HedgeGuard, asked: Asked) -> tuple[Route | None, int]:
         """The next route that may be asked within the limit, and what is held for it."""

@@ -1,8 +1,8 @@
 """Asking a second route when the first is silent, within what that may cost a day.
 
 A route that loses is cancelled and paid for what it had delivered; a winner is paid as any. What a day's winners cost
-is the bound, those under way counted with the most that they may cost: beyond it nothing is hedged until the next day
-(UTC).
+is the bound, those under way or broken off counted with the most that they may cost: beyond it nothing is hedged until
+the next day (UTC).
 """
 
 import json
@@ -40,10 +40,12 @@ class HedgeBudget:
         self._held += most
         return most
 
-    def settle(self, held: int, leg: Leg | None) -> None:
-        """The hedge has ended; `leg` is its answer, if it won."""
+    def settle(self, held: int, leg: Leg | None, *, has_won: bool = False) -> None:
+        """The hedge has ended; `leg` is its answer, if it won. A winner that never told its end may have cost all."""
         self._held -= held
-        if leg is not None and leg.symbol == self._most.token.symbol:
+        if leg is None:
+            self._spent += held if has_won else 0
+        elif leg.symbol == self._most.token.symbol:
             self._spent += leg.cost
 
 
