@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from provider.backend import JsonOutput, Prompt
+from provider.engine.bare import BareHost
 from provider.engine.client import EngineClient, EngineSettings
 from provider.engine.llama import LONE_CELLS
 from provider.engine.memory import estimate_bytes
@@ -26,7 +27,7 @@ SUBJECTS = ("a river", "mountains", "bread", "the sea at night", "seven dwarfs",
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def engine() -> AsyncIterator[EngineClient]:
-    client = EngineClient(EngineSettings(default_model(), threads=2, parallel=PARALLEL, context=CONTEXT))
+    client = EngineClient(EngineSettings(default_model(), threads=2, parallel=PARALLEL, context=CONTEXT), BareHost())
     with hold_engine_slots(2):
         await client.start()
         yield client
@@ -49,6 +50,7 @@ def exactly(answer: Answer) -> list[tuple[int, str]]:
     return [(token.token, token.logprob.hex()) for token in answer[0]]
 
 
+@pytest.mark.slow
 async def test_a_long_answer_alone_is_that_among_others(engine: EngineClient) -> None:
     """Beyond the length from which a single row would be summed in another order; alone it decodes guesses as well."""
     question = "Tell a story about " + ", ".join(SUBJECTS) + " and many others. " + "It rains. " * 80

@@ -43,6 +43,7 @@ async def flood(stack: ProviderStack, count: int = FLOOD) -> list[httpx.Response
     return [response for part in parts for response in part]
 
 
+@pytest.mark.slow
 async def test_flood_of_forged_vouchers_is_refused_unread_and_good_requests_are_served(tmp_path: Path) -> None:
     async with provider_stack(tmp_path, guard=LIMITS, credit=10**6) as stack:
         lease = stack.add_lease(deposit=10**9)

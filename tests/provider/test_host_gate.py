@@ -65,6 +65,7 @@ class Fixed:
         return Readings(at=time.monotonic(), **self.readings)
 
 
+@pytest.mark.slow
 async def test_somebody_elses_work_shuts_the_gate_and_its_end_opens_it() -> None:
     """Whatever else runs on this machine counts as ours, so that only the one busy process decides."""
     strangers: set[int] = set()

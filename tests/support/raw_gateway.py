@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from consumer.tls import unchecked_context
 from protocol.headers import (
     REQUEST_HEADER,
     VERSION,
@@ -122,7 +123,7 @@ class RawGateway:
     """Sends to one provider."""
 
     def __init__(self, url: str) -> None:
-        self.http = httpx.AsyncClient(base_url=url, timeout=30)
+        self.http = httpx.AsyncClient(base_url=url, timeout=30, verify=unchecked_context())
 
     async def __aenter__(self) -> "RawGateway":
         return self

@@ -1,6 +1,7 @@
 """An ASGI application behind a real HTTP server, with or without the guard."""
 
 import asyncio
+import itertools
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -11,6 +12,16 @@ from starlette.types import ASGIApp
 
 from provider.guard import GuardLimits, server_config
 from tests.support.waiting import until
+
+
+class _Server(uvicorn.Server):
+    """Looks more often than every tenth of a second whether it shall end: every test waits for that."""
+
+    async def main_loop(self) -> None:
+        for tick in itertools.count():
+            if await self.on_tick(tick):
+                return
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -28,7 +39,7 @@ async def serve(
         config.ssl = tls
     else:
         config = server_config(app, guard, tls, timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
+    server = _Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     task = asyncio.create_task(server.serve(sockets=[listening]))
     await until(lambda: server.started)

@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import httpx
 
+from consumer.tls import unchecked_context
+
 GENESIS = "0x" + "ab" * 32
 Batch = list[dict[str, Any]]
 Answer = tuple[int, bytes]
@@ -75,7 +77,7 @@ class HostileNode:
         """Pass everything on to a real node; `change` sees each call and its result and gives what to answer."""
 
         def answer(batch: Batch) -> Answer:
-            entries = httpx.post(url, json=batch).json()
+            entries = httpx.post(url, json=batch, verify=unchecked_context()).json()
             by_id = {call["id"]: call for call in batch}
             for entry in entries:
                 if "result" in entry:
