@@ -76,7 +76,7 @@ def test_paid_anchored_settled_and_withdrawn(market: LiveMarket, enrolment: Enro
         endpoint = worker.wait_ready()
         record, session = market.open_lease(store, endpoint, enrolment)
         ends = [ask(market, store, record, session) for _ in range(3)]
-        owed = ends[-1].voucher.message.cumulative
+        owed = store.owed(record.lease_id)
         assert owed == sum(end.receipt.message.cost for end in ends)
         wait_for(lambda: market.client.lease(record.lease_id).settled == owed)
         for end in ends:
@@ -192,12 +192,12 @@ def test_chain_outage_stops_neither_serving_nor_paying(market: LiveMarket, enrol
         endpoint = worker.wait_ready()
         record, session = market.open_lease(store, endpoint, enrolment)
         first = ask(market, store, record, session)
-        wait_for(lambda: market.client.lease(record.lease_id).settled == first.voucher.message.cumulative)
+        wait_for(lambda: market.client.lease(record.lease_id).settled == first.receipt.message.cost)
         now = market.node.timestamp()
         prepared = prepare(
             record.lease_id,
             seq=500,
-            cumulative=first.voucher.message.cumulative,
+            cumulative=first.receipt.message.cost,
             sent_at=now,
             signer=session,
             domain=market.domain,
@@ -229,7 +229,7 @@ def test_operator_without_ether_serves_and_says_so(market: LiveMarket, enrolment
             wait_for(lambda: f"{enrolment.operator} has 1000 wei" in worker.output)
             assert market.client.lease(record.lease_id).settled == 0
             market.node.set_balance(enrolment.operator, ETHER)
-            wait_for(lambda: market.client.lease(record.lease_id).settled == end.voucher.message.cumulative)
+            wait_for(lambda: market.client.lease(record.lease_id).settled == end.receipt.message.cost)
     finally:
         market.node.set_balance(enrolment.operator, max(before, ETHER))
 
