@@ -65,6 +65,7 @@ def is_open(shop: Shop, lease_id: bytes) -> bool:
     return shop.market.client.head().timestamp < lease.closes_at
 
 
+@pytest.mark.slow
 def test_lost_folder_is_restored_and_serves(market: LiveMarket, shop: Shop, tmp_path: Path) -> None:
     paid, unknown = shop.open_lease(), shop.open_lease()
     for seq in range(3):
@@ -140,6 +141,7 @@ def test_open_request_gets_no_second_final(shop: Shop) -> None:
         assert ledger.final_receipt(lease_id, 0) is None
 
 
+@pytest.mark.slow
 def test_anchor_beyond_the_backup_is_never_served_with(market: LiveMarket, shop: Shop) -> None:
     lease_id = shop.open_lease()
     shop.admit(lease_id, 0, cumulative=500)

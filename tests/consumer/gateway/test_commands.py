@@ -96,6 +96,7 @@ def test_init__writes_configuration_and_a_key_for_its_owner_only(market: LiveMar
     assert (again.exit_code, "consumer.toml exists" in again.stderr) == (1, True)
 
 
+@pytest.mark.slow
 def test_greeting__works_as_it_is_printed(ran: Ran) -> None:
     curl = re.search(r"  (curl .*?}')\n", ran.process.output, re.DOTALL)
     assert curl is not None
@@ -110,6 +111,7 @@ def test_greeting__works_as_it_is_printed(ran: Ran) -> None:
     assert models == ["auto", "auto:cheap", "auto:fast", "local/tiny"]
 
 
+@pytest.mark.slow
 def test_explain_and_status__show_routes_and_requests(ran: Ran) -> None:
     assert re.search(r"1.*local/tiny.*local", ran.invoke("explain"))
     ran.invoke("chat", typed="Hello\n")
@@ -120,6 +122,7 @@ def test_explain_and_status__show_routes_and_requests(ran: Ran) -> None:
     assert '"recent"' in ran.invoke("status", "--json")
 
 
+@pytest.mark.slow
 def test_chat__answers_with_route_and_cost_and_takes_commands(ran: Ran) -> None:
     typed = "/model local/tiny\nHello\n/providers\n/models\n/new\n/what\n/model local/none\nHello\n/quit\nHello\n"
     output = ran.invoke("chat", typed=typed)
@@ -131,6 +134,7 @@ def test_chat__answers_with_route_and_cost_and_takes_commands(ran: Ran) -> None:
     assert "error: " in output
 
 
+@pytest.mark.slow
 def test_chat__by_itself_is_the_same(ran: Ran) -> None:
     assert PARTS["chat"][0] == "consumer.gateway.commands_chat"
     key = (ran.config.parent / "data" / "api_key").read_text().strip()
@@ -147,6 +151,7 @@ def test_answers__cannot_steer_the_terminal() -> None:
     assert visible("a\x1b[2Jb\r\x07\n\tc\x9b") == "a[2Jb\n\tc"
 
 
+@pytest.mark.slow
 def test_busy_port__is_said(market: LiveMarket, tmp_path: Path, ran: Ran) -> None:
     init(market, tmp_path / "new")
     port = httpx.URL(ran.url).port
@@ -156,6 +161,7 @@ def test_busy_port__is_said(market: LiveMarket, tmp_path: Path, ran: Ran) -> Non
     assert (done.exit_code, f"cannot listen on 127.0.0.1:{port}" in done.stderr) == (1, True)
 
 
+@pytest.mark.slow
 async def test_sigterm__finishes_the_answer_under_way_and_ends_the_model(ran: Ran) -> None:
     key = (ran.config.parent / "data" / "api_key").read_text().strip()
     async with AsyncClient(ran.url, key) as client:
