@@ -1,6 +1,7 @@
 """The lines of an answer's event stream: what they say is counted and held against the agreement as they come."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ MAX_WORDS = 1000
 TOKEN_BYTES = 16 * 1024
 """What a token may take on the wire, its text and the likeliest others beside it included."""
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
+END_S = 1.0
+"""How long a connection may stay open after the last event."""
 WHOLE_S = 60.0
 """How long a body that is read as a whole may take."""
 
@@ -62,7 +65,7 @@ class AnswerStream:
         self.failure: str | None = None
         self.finish_reason = ""
         self._is_in_event = False
-        self._has_ended = False
+        self.has_ended = False
         self._sent = time.monotonic()
         self.waited_s = 0.0
 
@@ -93,7 +96,7 @@ class AnswerStream:
         if not line:
             self._is_in_event = False
             return None
-        if self._is_in_event or self._has_ended or "\r" in line:
+        if self._is_in_event or self.has_ended or "\r" in line:
             raise ProviderFailed("the provider sent a line where none can be")
         if line.startswith("data: "):
             self._is_in_event = True
@@ -116,7 +119,7 @@ class AnswerStream:
 
     def _data(self, text: str) -> Choices | None:
         if text == "[DONE]":
-            self._has_ended = True
+            self.has_ended = True
             return None
         try:
             content = orjson.loads(text)
@@ -206,7 +209,14 @@ async def items(response: Response, stream: AnswerStream, idle_s: float) -> Asyn
         tokens = stream.answer.units_out
         if idle > idle_s:
             raise httpx.ReadTimeout("no token came")
+        if stream.has_ended:
+            break
         began = time.monotonic()
+    with contextlib.suppress(TimeoutError):  # a whole answer is whole also if its connection stays open
+        async with asyncio.timeout(END_S):
+            async for chunk in response.aiter_raw():
+                for _ in stream.feed(lines.feed(chunk)):
+                    pass
 
 
 async def whole(response: Response, limit: int) -> bytes:

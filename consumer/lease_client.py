@@ -361,7 +361,7 @@ class LeaseClient:
         try:
             return await self._book.authorise(draft)
         except LeaseExhausted:
-            await self.finish()
+            await self._finish_soon()
             await self.resolve()
             return await self._book.authorise(draft)
 
@@ -466,7 +466,7 @@ class LeaseClient:
         pause_s = next(pauses, None)
         if pause_s is None:
             return False
-        await self.finish()
+        await self._finish_soon()
         await asyncio.sleep(pause_s)
         return True
 
@@ -561,6 +561,12 @@ class LeaseClient:
         self._is_waited_for.set()
         while self._tasks:  # a repeat that ends starts a payment
             await asyncio.wait(self._tasks)
+
+    async def _finish_soon(self) -> None:
+        """The same, as far as it does not hold up a request: others may go on and on."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RESOLVE_S):
+                await self.finish()
 
     async def refused(
         self, exchange: "Exchange", status: int, headers: httpx.Headers, content: bytes

@@ -12,7 +12,7 @@ import pytest
 from consumer import answer_stream, lease_client
 from consumer.asked import read
 from consumer.exceptions import ConsumerError, ProviderFailed, ProviderRefused, ReceiptRejected
-from consumer.lease_client import GIVEN_UP_S, RETRY_PAUSES_S, Question
+from consumer.lease_client import GIVEN_UP_S, RETRY_PAUSES_S, End, Question
 from consumer.records import Draft, RequestState
 from consumer.repeating import EMBEDDINGS
 from consumer.tokenizer import PromptCounter
@@ -263,3 +263,18 @@ async def test_nobody_else_reads_the_records(tmp_path: Path, counter: PromptCoun
     async with LyingProvider(IDENTITY) as provider, buying(tmp_path, counter, provider) as buyer:
         await buyer.ask(QUESTION)
         assert modes(tmp_path) == {0o600}
+
+
+class Stays(LyingProvider):
+    """Keeps the connection open after the whole answer."""
+
+    async def _paid(self, connection: Connection, path: str, headers: Headers, body: bytes) -> None:
+        connection.end = lambda: None  # type: ignore[method-assign]
+        await super()._paid(connection, path, headers, body)
+        await connection.until_left()
+
+
+async def test_a_whole_answer_ends_though_its_connection_stays_open(tmp_path: Path, counter: PromptCounter) -> None:
+    async with Stays(IDENTITY) as provider, buying(tmp_path, counter, provider) as buyer, asyncio.timeout(10):
+        events = await buyer.ask(QUESTION)
+        assert isinstance(events[-1], End)
