@@ -99,13 +99,14 @@ class LeaseDesk:
     def top_up(self, record: LeaseRecord, known: int, wish: Wish) -> int:
         """A lease's new deposit. Where the chain has more than the `known` one already, nothing is added.
 
-        Raises AccountTooLow.
+        A node that says less than is known adds nothing twice. Raises AccountTooLow.
         """
         with self._lock, self._sender() as sender:
             deposit = self._client.lease(record.lease_id).deposit
             if deposit > known:
                 return deposit
-            return self._leases.top_up(sender, record.lease_id, deposit, self._affordable(record.token, wish))
+            deposit = self._leases.top_up(sender, record.lease_id, known, self._affordable(record.token, wish))
+            return max(deposit, known)
 
     def close(self, lease_id: bytes) -> None:
         """Asks for the end of a lease."""

@@ -295,8 +295,11 @@ class LeaseKeeper:
         return kept
 
     async def _top_up(self, kept: _Kept, wish: Wish) -> None:
-        book = kept.client.book
-        deposit = await asyncio.to_thread(self._desk.top_up, kept.record, book.deposit, self._allowed(wish))
+        known = kept.client.book.deposit
+        deposit = await asyncio.to_thread(self._desk.top_up, kept.record, known, self._allowed(wish))
+        if deposit == known:
+            message = "the chain does not show the top-up of the lease yet"
+            raise RouteFailed(FailureClass.MONEY, message, status=503, code="chain_error")
         self._note(kept, deposit, kept.stage)
         _log.info("topped up lease 0x%s to %d base units", kept.record.lease_id.hex(), deposit)
 

@@ -1,5 +1,6 @@
 """Providers, nodes and clocks that would have the gateway lock up more than its owner allows, or never get it back."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,21 @@ async def test_a_lease_that_a_node_says_is_closing_is_closed(stall: Stall, rpc: 
         assert figure.stage is Stage.CLOSING
         await spending.keeper.look_after()
         assert stall.market.client.lease(client.record.lease_id).is_closing
+
+
+async def test_a_node_that_hides_a_top_up_gets_no_second_one(stall: Stall, rpc: LyingRpc, tmp_path: Path) -> None:
+    wanted = stall.publish()
+    config = config_of(stall.market, tmp_path, rpc=rpc.url, amount="1 USDC", top_up_below=0)
+    async with running(config) as spending, asyncio.timeout(60):
+        client = await spending.keeper.client_for(wanted, SMALL)
+        await client.book.authorise(draft(usdc("0.9")))
+        before = stall.account
+        for said in ("0.9", "0.8", "0.7"):
+            lie = rpc.lease_says(client.record.lease_id, deposit=usdc(said))
+            with rpc.telling(lie), pytest.raises(RouteFailed, match="does not show"):
+                await spending.keeper.client_for(wanted, usdc("0.5"))
+        assert await spending.keeper.client_for(wanted, usdc("0.5")) is client
+        assert stall.account == before - usdc("0.9")
 
 
 async def test_what_a_released_lease_never_told_leaves_the_budgets(stall: Stall, tmp_path: Path) -> None:
