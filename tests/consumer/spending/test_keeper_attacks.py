@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,6 +128,23 @@ async def test_a_lease_that_a_node_says_is_closing_is_closed(stall: Stall, rpc: 
         assert figure.stage is Stage.CLOSING
         await spending.keeper.look_after()
         assert stall.market.client.lease(client.record.lease_id).is_closing
+
+
+async def test_an_opening_whose_failure_a_node_made_up_is_not_lost(stall: Stall, rpc: LyingRpc, tmp_path: Path) -> None:
+    wanted, before = stall.publish(), stall.opened
+
+    def failed(call: dict[str, Any], result: Any) -> Any:
+        return {**result, "status": "0x0"} if call["method"] == "eth_getTransactionReceipt" and result else result
+
+    async with running(config_of(stall.market, tmp_path, rpc=rpc.url)) as spending:
+        with rpc.telling(failed):
+            await refused(spending, wanted)
+            stall.market.node.mine(100)
+            await spending.keeper.look_after()
+        await spending.keeper.look_after()
+        (figure,) = spending.keeper.figures()
+        assert (await spending.keeper.client_for(wanted, SMALL)).record == figure.record
+    assert stall.opened == before + 1
 
 
 async def test_a_node_that_hides_a_top_up_gets_no_second_one(stall: Stall, rpc: LyingRpc, tmp_path: Path) -> None:
