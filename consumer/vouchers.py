@@ -117,10 +117,10 @@ class VoucherBook:
         cost = message.cost if owed is None else owed
 
         def owe() -> None:
-            if (before := self._open.get(message.seq)) is not None:
-                self._set(message.seq, OpenCost(before.most, cost))
             if message.final:
                 self._end(message.seq, cost)
+            elif (before := self._open.get(message.seq)) is not None:
+                self._set(message.seq, OpenCost(before.most, cost))
 
         await self._write(lambda: self._store.record_receipt(receipt, owed), owe)
 
