@@ -187,7 +187,7 @@ def _failed(error: Exception, progress: _Progress) -> RouteFailed:
             return RouteFailed(
                 failure,
                 message,
-                status=503 if error.code == RefusalCode.CLOCK else error.status,
+                status=503 if error.code == RefusalCode.CLOCK else _told(error.status),
                 code=str(error.code),
                 param=str(param) if param is not None else None,
                 retry_after_s=error.retry_after_s,
@@ -219,4 +219,11 @@ def _class_of(status: int) -> FailureClass:
         return FailureClass.AUTH
     if status in (httpx.codes.REQUEST_TIMEOUT, httpx.codes.GATEWAY_TIMEOUT):
         return FailureClass.TIMEOUT
+    if not 400 <= status < 600:
+        return FailureClass.UNREACHABLE  # whatever that is, it is no provider
     return FailureClass.BAD_REQUEST if status < 500 else FailureClass.OVERLOAD
+
+
+def _told(status: int) -> int:
+    """What an application is told of a provider's status: 401 is about the application's own key, others are none."""
+    return status if 400 <= status < 600 and status != httpx.codes.UNAUTHORIZED else 502

@@ -23,8 +23,12 @@ class Odd(LyingProvider):
     """Changes the bytes of its answers."""
 
     change: Change = staticmethod(lambda data: data)
+    status = 200
 
     async def _paid(self, connection: Connection, path: str, headers: Headers, body: bytes) -> None:
+        if self.status != 200:
+            connection.answer(self.status, "{}")
+            return
         send = connection.send
         connection.send = lambda data: send(self.change(data))  # type: ignore[method-assign]
         await super()._paid(connection, path, headers, body)
@@ -120,3 +124,15 @@ async def test_a_name_of_any_length_takes_no_memory(stage: Stage) -> None:
     for _ in range(3):
         assert (await stage.ask(model="m" * 1_000_000))[0] == 404
     assert len((await stage.found.http.get("/gateway/status")).content) < 500_000
+
+
+@pytest.mark.parametrize("status", [201, 301, 401, 600, 999])
+async def test_an_odd_status_is_a_fault_of_its_provider(stage: Stage, status: int) -> None:
+    stage.odd.status = status
+    try:
+        assert (await stage.ask())[0] == 200
+        name = f"provider/{stage.odd.identity.provider}/{NAME}"
+        assert (await stage.ask(model=name))[0] == 502
+        assert stage.found.gateway._breaker.cooldown(name) is not None
+    finally:
+        stage.odd.status = 200
