@@ -37,7 +37,15 @@ def text_of(parts: list[Part]) -> str:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children()
+    """Processes of local models; other tests have other children."""
+    return [child for child in psutil.Process().children() if _is_model(child)]
+
+
+def _is_model(process: psutil.Process) -> bool:
+    try:
+        return any("local_child" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 @pytest.fixture
