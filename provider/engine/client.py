@@ -63,16 +63,11 @@ class EngineGeneration:
     async def __aiter__(self) -> AsyncIterator[Token | Done]:
         try:
             while True:
-                frame = await self.next_frame()
-                match frame["ev"]:
-                    case "started":
-                        self.prompt_tokens = int(frame["prompt_tokens"])
-                        self.cached_tokens = int(frame["cached_tokens"])
-                    case "token":
-                        yield _token(frame)
-                    case "done":
-                        yield Done(**{key: value for key, value in frame.items() if key not in ("ev", "id")})
-                        return
+                item = self._read(await self.next_frame())
+                if item is not None:
+                    yield item
+                if isinstance(item, Done):
+                    return
         finally:
             self.forget()
 
@@ -82,8 +77,23 @@ class EngineGeneration:
         if isinstance(item, EngineError):
             raise item
         if item["ev"] == "error":
-            raise GenerationError(str(item["code"]), str(item["message"]))
+            raise GenerationError(str(item.get("code")), str(item.get("message")))
         return item
+
+    def _read(self, frame: frames.Frame) -> Token | Done | None:
+        """Raises EngineCrashed: an engine that was taken over sends what it likes."""
+        try:
+            match frame["ev"]:
+                case "started":
+                    self.prompt_tokens = int(frame["prompt_tokens"])
+                    self.cached_tokens = int(frame["cached_tokens"])
+                case "token":
+                    return _token(frame)
+                case "done":
+                    return Done(**{key: value for key, value in frame.items() if key not in ("ev", "id")})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise EngineCrashed(f"the engine broke its protocol: {error!r}") from error
+        return None
 
 
 class EngineClient:

@@ -96,7 +96,7 @@ class Connection:
                     receiver.push(frame)
         except (EOFError, OSError):
             pass
-        except (frames.FrameError, KeyError) as error:
+        except (frames.FrameError, KeyError, TypeError) as error:
             self._end = f"the engine broke its protocol: {error}"
         finally:
             watch.cancel()

@@ -17,6 +17,7 @@ MIN_PIDS_GVISOR = 256  # gVisor's own threads count too
 TMP = "/tmp"  # noqa: S108 - of the container
 TMP_OPTIONS = "rw,nosuid,nodev,noexec"
 _LOG_BYTES = 1 << 20
+_LEAST_FILES = 64
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _host_settings(tier: Tier, limits: Limits, mounts: tuple[Mount, ...]) -> dic
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true", f"seccomp={json.dumps(seccomp.profile(gvisor=tier.is_gvisor))}"],
         "ReadonlyRootfs": True,
-        "Tmpfs": {TMP: f"{TMP_OPTIONS},mode=1777,size={limits.tmp}"},
+        "Tmpfs": {TMP: f"{TMP_OPTIONS},mode=1777,size={limits.tmp},nr_inodes={max(_LEAST_FILES, limits.tmp // 4096)}"},
         "Mounts": [_mount(mount) for mount in mounts],
         "Memory": limits.memory,
         "MemorySwap": limits.memory,  # of both together: no swap

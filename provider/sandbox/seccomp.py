@@ -26,7 +26,7 @@ ALLOWED = {
     "memory": "brk mmap munmap mremap mprotect madvise msync mincore membarrier",
     "reading and writing": "read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek sendfile"
     " copy_file_range fsync fdatasync ftruncate truncate fallocate fadvise64",
-    "files": "open openat openat2 creat close close_range dup dup2 dup3 fcntl flock umask access faccessat faccessat2"
+    "files": "open openat openat2 creat close close_range dup dup2 dup3 fcntl umask access faccessat faccessat2"
     " stat fstat lstat newfstatat statx statfs fstatfs readlink readlinkat getcwd chdir fchdir getdents getdents64"
     " mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat"
     " chmod fchmod fchmodat utime utimes utimensat futimesat",

@@ -36,7 +36,7 @@ def test_limits_are_the_containers() -> None:
     assert host["Memory"] == host["MemorySwap"] == 64 << 20
     assert host["NanoCpus"] == 500_000_000
     assert host["PidsLimit"] == 300
-    assert host["Tmpfs"] == {"/tmp": "rw,nosuid,nodev,noexec,mode=1777,size=1048576"}
+    assert host["Tmpfs"] == {"/tmp": "rw,nosuid,nodev,noexec,mode=1777,size=1048576,nr_inodes=256"}
     assert {each["Name"]: (each["Soft"], each["Hard"]) for each in host["Ulimits"]} == {
         "nofile": (99, 99),
         "core": (0, 0),
