@@ -16,7 +16,7 @@ from requests.exceptions import RequestException
 from provider.sandbox import processes
 from provider.sandbox.daemon import Client
 from provider.sandbox.errors import ContainerError
-from provider.sandbox.policy import Limits, Mount, container_settings
+from provider.sandbox.policy import Limits, Mount, Scratch, container_settings
 from provider.sandbox.tiers import Tier
 
 PREFIX = "market.clawmarket."
@@ -34,6 +34,8 @@ class Job:
     limits: Limits = field(default_factory=Limits)
     mounts: tuple[Mount, ...] = ()
     environment: dict[str, str] | None = None
+    scratch: Scratch | None = None
+    takes_input: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,34 +51,50 @@ class Listed:
     is_orphan: bool
 
 
-def start(client: Client, tier: Tier, job: Job) -> Container:
-    """Makes and starts a container under the policy. Raises ContainerError; then none is left."""
-    labels = {OWNER: processes.identity(), ROLE: job.role, TIER: tier.value}
+def make(client: Client, tier: Tier, job: Job) -> Container:
+    """Makes a container under the policy. Raises ContainerError; then there is none."""
     settings = container_settings(
         tier,
         job.image,
         job.command,
         job.limits,
         mounts=job.mounts,
+        scratch=job.scratch,
+        takes_input=job.takes_input,
         environment=job.environment,
-        labels=labels,
+        labels={OWNER: processes.identity(), ROLE: job.role, TIER: tier.value},
     )
-    return start_with(client, settings, f"clawmarket-{job.role}-{secrets.token_hex(_NAME_BYTES)}")
+    return _make(client, settings, f"clawmarket-{job.role}-{secrets.token_hex(_NAME_BYTES)}")
+
+
+def start(client: Client, tier: Tier, job: Job) -> Container:
+    """Makes and starts a container under the policy. Raises ContainerError; then none is left."""
+    return started(make(client, tier, job))
 
 
 def start_with(client: Client, settings: dict[str, Any], name: str) -> Container:
     """Makes and starts a container with these very settings. Raises ContainerError; then none is left."""
+    return started(_make(client, settings, name))
+
+
+def started(container: Container) -> Container:
+    """Starts what was made. Raises ContainerError; then it is removed."""
+    try:
+        container.start()
+    except BaseException as error:
+        remove(container)
+        if isinstance(error, (DockerException, RequestException)):
+            raise _cannot(container.name, error) from error
+        raise
+    return container
+
+
+def _make(client: Client, settings: dict[str, Any], name: str) -> Container:
     try:
         made = client.api.create_container_from_config(settings, name)  # type: ignore[no-untyped-call]
-        container = client.containers.get(made["Id"])
-        try:
-            container.start()
-        except BaseException:
-            remove(container)
-            raise
+        return client.containers.get(made["Id"])
     except (DockerException, RequestException) as error:
-        raise ContainerError(f"the container {name} cannot be started: {_explanation(error)}") from error
-    return container
+        raise _cannot(name, error) from error
 
 
 @contextmanager
@@ -150,6 +168,10 @@ def _listed(container: Container) -> Listed:
         memory=memory,
         is_orphan=is_orphan(container),
     )
+
+
+def _cannot(name: str | None, error: Exception) -> ContainerError:
+    return ContainerError(f"the container {name} cannot be started: {_explanation(error)}")
 
 
 def _explanation(error: Exception) -> str:

@@ -6,6 +6,7 @@ ProviderError
     ├── DaemonError      the private container daemon does not run or does not answer
     ├── ImageError       an image cannot be built or loaded
     ├── ContainerError   a container could not be made or started, or ended before it should
+    ├── JobError         a run was asked for that cannot be
     └── NoSandboxError   no tier passed its probe: nothing may be served
 """
 
@@ -30,6 +31,10 @@ class ImageError(SandboxError):
 
 class ContainerError(SandboxError):
     """A container did not do what it was started for."""
+
+
+class JobError(SandboxError):
+    """What was asked to run cannot be run as asked."""
 
 
 class NoSandboxError(SandboxError):

@@ -45,6 +45,25 @@ class Mount:
     read_only: bool = True
 
 
+@dataclass(frozen=True)
+class Scratch:
+    """A writable folder in memory, of bounded `size` and number of `files`.
+
+    The daemon mounts it for the first container that shows it and forgets it after the last, so that one container can
+    keep what another has left. What is in it counts as memory of the container that wrote it.
+    """
+
+    name: str
+    target: str
+    size: int
+    files: int
+
+    def __post_init__(self) -> None:
+        """Refuses what would mean "no limit" to the kernel."""
+        if min(self.size, self.files) <= 0:
+            raise ValueError("the size of a scratch folder and its number of files are positive numbers")
+
+
 def container_settings(
     tier: Tier,
     image: str,
@@ -52,10 +71,16 @@ def container_settings(
     limits: Limits,
     *,
     mounts: tuple[Mount, ...] = (),
+    scratch: Scratch | None = None,
+    takes_input: bool = False,
     environment: dict[str, str] | None = None,
     labels: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The body of the daemon's request to make a container."""
+    """The body of the daemon's request to make a container; it works in `scratch`, if there is one."""
+    host = _host_settings(tier, limits, mounts)
+    if scratch:
+        host["Mounts"].append(_scratch_mount(scratch, labels or {}))
+        host["Ulimits"].append({"Name": "fsize", "Soft": scratch.size, "Hard": scratch.size})
     return {
         "Image": image,
         "Entrypoint": command[:1],
@@ -65,10 +90,12 @@ def container_settings(
         "User": f"{USER}:{USER}",
         "Hostname": "sandbox",
         "NetworkDisabled": True,
-        "AttachStdin": False,
-        "OpenStdin": False,
+        "WorkingDir": scratch.target if scratch else "",
+        "AttachStdin": takes_input,
+        "OpenStdin": takes_input,
+        "StdinOnce": takes_input,
         "Tty": False,
-        "HostConfig": _host_settings(tier, limits, mounts),
+        "HostConfig": host,
     }
 
 
@@ -108,4 +135,19 @@ def _mount(mount: Mount) -> dict[str, Any]:
         "Target": mount.target,
         "ReadOnly": mount.read_only,
         "BindOptions": {"Propagation": "rprivate", "NonRecursive": True},
+    }
+
+
+def _scratch_mount(scratch: Scratch, labels: dict[str, str]) -> dict[str, Any]:
+    options = f"{TMP_OPTIONS},mode=0700,uid={USER},gid={USER},size={scratch.size},nr_inodes={scratch.files}"
+    return {
+        "Type": "volume",
+        "Source": scratch.name,
+        "Target": scratch.target,
+        "ReadOnly": False,
+        "VolumeOptions": {
+            "NoCopy": True,
+            "Labels": labels,
+            "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs", "o": options}},
+        },
     }

@@ -1,0 +1,233 @@
+"""Runs a program of somebody else's: files in, what it prints while it prints it, files out, and nothing left.
+
+Inside, `/in` holds the given files, which nobody can change, and `/work` is the one folder to write to: it is in
+memory, its size and number of files are bounded, and what the program leaves in `/work/out` is its result. Results are
+read after the last of its processes has ended.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from docker.errors import DockerException
+from docker.models.containers import Container
+from requests.exceptions import RequestException
+
+from provider.sandbox import containers
+from provider.sandbox.attaching import Attached
+from provider.sandbox.collecting import Collected, ResultLimits, collect
+from provider.sandbox.containers import Job
+from provider.sandbox.daemon import Client
+from provider.sandbox.errors import ContainerError, JobError
+from provider.sandbox.figures import Figures, Gauge
+from provider.sandbox.holding import Holder
+from provider.sandbox.paths import SandboxPaths
+from provider.sandbox.policy import Limits, Mount
+from provider.sandbox.staging import IN, command_of, staged
+from provider.sandbox.streaming import Stop, Stream, pump
+from provider.sandbox.tiers import Tier
+
+ROLE = "job"
+_END_S = 15.0
+_KILLED = 137
+_NEAR = 0.9  # of the memory: what was killed there was killed for it
+_GONE = (DockerException, RequestException)
+
+
+class Ending(StrEnum):
+    """How a program ended."""
+
+    EXITED = "exited"
+    TIME = "time"
+    MEMORY = "memory"
+    OUTPUT = "output"
+    STOPPED = "stopped"
+    KILLED = "killed"
+
+
+@dataclass(frozen=True)
+class RunLimits:
+    """How much a run may take: `seconds` of time, `work` bytes in `work_files` files, `output` bytes to print.
+
+    `box` is what any container is limited in. What is in the work folder counts as memory.
+    """
+
+    seconds: float = 60.0
+    box: Limits = field(default_factory=lambda: Limits(memory=512 << 20, pids=64, tmp=16 << 20))
+    work: int = 64 << 20
+    work_files: int = 1024
+    output: int = 1 << 20
+    results: ResultLimits = field(default_factory=ResultLimits)
+
+    def __post_init__(self) -> None:
+        """Refuses what could never run."""
+        if not 0 < self.seconds <= 7 * 86_400 or self.output < 0:
+            raise ValueError("a run lasts up to a week, and its output is limited")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run: a command of the image, or one of `files`, whose contents or places are given by name."""
+
+    command: list[str]
+    files: Mapping[str, bytes | Path] = field(default_factory=dict)
+    given: bytes | None = None
+    """What it reads from its standard input; None for an empty one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to run: the daemon, its folders, the tier that passed its probe, an image it has."""
+
+    client: Client
+    paths: SandboxPaths
+    tier: Tier
+    image: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run went; `why` says it in words, with what to do about it."""
+
+    ending: Ending
+    exit_code: int | None
+    why: str
+    seconds: float
+    results: Collected
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the program ended by itself and without a fault."""
+        return self.ending is Ending.EXITED and self.exit_code == 0
+
+
+Printed = Callable[[Stream, bytes], None]
+
+
+def run(
+    place: Place,
+    program: Program,
+    into: Path,
+    limits: RunLimits | None = None,
+    *,
+    printed: Printed = lambda _stream, _data: None,
+    stop: threading.Event | None = None,
+) -> Outcome:
+    """Runs a program; its results are put into the folder `into`, which must be new or empty.
+
+    `printed` gets what it prints as it comes; if it raises, the program ends. Raises JobError for a request that
+    cannot be met, ContainerError if the sandbox fails.
+    """
+    limits = limits or RunLimits()
+    into.mkdir(parents=True, exist_ok=True)
+    if any(into.iterdir()):
+        raise JobError(f"{into} is not empty: results go to a new folder")
+    with (
+        staged(place.paths, program.files) as files,
+        Holder(place.client, place.image, limits.work, limits.work_files) as holder,
+    ):
+        job = Job(
+            ROLE,
+            place.image,
+            command_of(program.command, program.files),
+            limits.box,
+            (Mount(files, IN),),
+            scratch=holder.scratch,
+            takes_input=program.given is not None,
+        )
+        container = containers.make(place.client, place.tier, job)
+        try:
+            outcome = _watched(place, container, program.given, limits, printed, stop or threading.Event())
+        finally:
+            containers.remove(container)
+        return Outcome(*outcome, results=collect(holder.archive, into, limits.results))
+
+
+async def run_async(
+    place: Place,
+    program: Program,
+    into: Path,
+    limits: RunLimits | None = None,
+    *,
+    printed: Printed = lambda _stream, _data: None,
+) -> Outcome:
+    """`run` in a thread of its own. When cancelled it ends the program, and returns after everything is gone."""
+    stop = threading.Event()
+    going = asyncio.ensure_future(asyncio.to_thread(run, place, program, into, limits, printed=printed, stop=stop))
+    try:
+        return await asyncio.shield(going)
+    except asyncio.CancelledError:
+        stop.set()
+        with contextlib.suppress(JobError, ContainerError):
+            await going
+        raise
+
+
+def _watched(
+    place: Place,
+    container: Container,
+    given: bytes | None,
+    limits: RunLimits,
+    printed: Printed,
+    stop: threading.Event,
+) -> tuple[Ending, int | None, str, float]:
+    with Attached(place.client, place.paths, str(container.id), takes_input=given is not None) as link:
+        containers.started(container)
+        started = time.monotonic()
+        gauge = _gauge(container)
+        seen: list[Figures] = []
+
+        def look() -> bool:
+            if gauge and (now := gauge.read()):
+                seen[:] = [now]
+            return stop.is_set()
+
+        cause = pump(link.socket, given or b"", printed, limits.output, started + limits.seconds, look)
+        if cause is not Stop.ENDED:
+            link.socket.close()  # the daemon would wait for us to read the rest
+            with contextlib.suppress(*_GONE):
+                container.kill()
+        state = _end_of(container)
+        seconds = time.monotonic() - started
+    return (*explain(state, cause, limits, seen[0].memory_peak if seen else 0), seconds)
+
+
+def _gauge(container: Container) -> Gauge | None:
+    with contextlib.suppress(*_GONE):
+        container.reload()
+        return Gauge.of(int(container.attrs["State"]["Pid"]))
+    return None
+
+
+def _end_of(container: Container) -> dict[str, Any]:
+    try:
+        container.wait(timeout=_END_S)
+        container.reload()
+    except _GONE as error:
+        raise ContainerError(f"the run cannot be followed to its end: {error}") from error
+    return dict(container.attrs["State"])
+
+
+def explain(state: dict[str, Any], cause: Stop, limits: RunLimits, peak: int) -> tuple[Ending, int | None, str]:
+    """What a container's end means. The daemon does not always notice that memory was the reason."""
+    code = int(state["ExitCode"])
+    memory = f"{limits.box.memory / 2**20:,.0f} MiB of memory, which hold its work folder too; allow more of it"
+    if cause is Stop.TIME:
+        return Ending.TIME, None, f"it was ended after {limits.seconds:g} s; allow more time"
+    if cause is Stop.OUTPUT:
+        return Ending.OUTPUT, None, f"it was ended for printing more than {limits.output:,} bytes; let it write a file"
+    if cause is Stop.ASKED:
+        return Ending.STOPPED, None, "it was ended because somebody asked for it"
+    if state.get("OOMKilled") or (code == _KILLED and peak > limits.box.memory * _NEAR):
+        return Ending.MEMORY, code, f"it needed more than its {memory}"
+    if code == _KILLED:
+        return Ending.KILLED, code, f"it was killed: by itself, by somebody, or for needing more than its {memory}"
+    if code > 128:
+        return Ending.KILLED, code, f"it was ended by signal {code - 128}"
+    return Ending.EXITED, code, f"it ended with exit code {code}"
