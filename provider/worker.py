@@ -43,6 +43,7 @@ from provider.observing.operations import add_readiness, operations
 from provider.offers import OfferBook
 from provider.releasing import Releasing
 from provider.restoring import check_restored
+from provider.sandbox.serving import Sandbox
 from provider.service import InferenceService, ServiceSettings
 from provider.settling import Settling, SettlingPolicy
 from provider.tls import server_context, tls_files
@@ -54,10 +55,11 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Everything of one worker. Building it reads and checks; `run` serves."""
 
-    def __init__(self, config: Config, password: Password) -> None:
+    def __init__(self, config: Config, password: Password, sandbox: Sandbox) -> None:
         """Raises ConfigError, LedgerError, ChainError or KeystoreError when something does not fit."""
         deployment = deployments.load_file(config.chain.deployment)
         self._config = config
+        self._sandbox = sandbox
         self.client = ChainClient(config.chain.rpc, deployment)
         self.client.check_deployment()
         self.domain = Domain(deployment.chain_id, deployment.address("LeaseEscrow"))
@@ -69,7 +71,7 @@ class Worker:
         self._check_registration()
         data.mkdir(parents=True, exist_ok=True)
         offers = OfferBook(data / OFFERS_FOLDER)
-        self.models = make_pool(config, ModelLibrary(data), offers)
+        self.models = make_pool(config, ModelLibrary(data), offers, sandbox.engines)
         clock = MarketClock.of(deployment.profile)
         self.market = Market(self.client, clock)
         self.sender = TransactionSender(self.client, self._operator, data / SENDER_FILE, SenderPolicy(poll_s=0.2))
@@ -143,6 +145,7 @@ class Worker:
                     log_config=None,
                     timeout_graceful_shutdown=5,
                 )
+                _log.info("engines run in the sandbox %s", self._sandbox.tier)
                 host, port = listening.getsockname()[:2]
                 scheme = "https" if self._tls else "http"
                 _log.info("provider %d serves on %s://%s:%d", self.service.provider, scheme, host, port)

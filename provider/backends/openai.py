@@ -19,6 +19,7 @@ from provider.backends.wording import Tokens, Wording
 from provider.config import BackendSection
 from provider.engine.client import EngineClient, EngineSettings
 from provider.engine.errors import GenerationError
+from provider.engine.host import EngineHost
 from provider.engine.text import StopText
 
 FIRST_S = 300.0
@@ -29,11 +30,13 @@ NEXT_S = 60.0
 class OpenAIBackend:
     """One model on another server. The file's vocabulary is loaded here, its weights are not."""
 
-    def __init__(self, section: BackendSection, key: Password | None, settings: EngineSettings) -> None:
-        """`settings` name the file that the terms promise, and the context they promise."""
+    def __init__(
+        self, section: BackendSection, key: Password | None, settings: EngineSettings, host: EngineHost
+    ) -> None:
+        """`settings` name the file that the terms promise, and the context they promise; it is counted in `host`."""
         self._section = section
         self._context = settings.context
-        self._vocabulary = EngineClient(replace(settings, threads=1, parallel=1, vocabulary_only=True))
+        self._vocabulary = EngineClient(replace(settings, threads=1, parallel=1, vocabulary_only=True), host)
         self._upstream = Upstream(section, key)
         self._known: dict[str, Tokens] = {}
 

@@ -17,6 +17,9 @@ PASSWORD_VARIABLE = "CLAWMARKET_PASSWORD"  # noqa: S105 - the variable's name
 ConfigOption = Annotated[Path, typer.Option("--config", envvar="CLAWMARKET_PROVIDER", help="The worker's TOML file.")]
 PasswordFileOption = Annotated[Path | None, typer.Option("--password-file", help="File with the keystores' password.")]
 OwnerOption = Annotated[Path, typer.Option("--owner", envvar="CLAWMARKET_OWNER", help="Keystore of the owner.")]
+DevOption = Annotated[
+    bool, typer.Option("--dev-sandbox", help="Also bubblewrap, which limits nothing: for development only.")
+]
 YesOption = Annotated[bool, typer.Option("--yes", help="Don't ask.")]
 
 

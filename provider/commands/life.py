@@ -7,6 +7,7 @@ import typer
 
 from provider.commands.common import (
     ConfigOption,
+    DevOption,
     OwnerOption,
     PasswordFileOption,
     YesOption,
@@ -53,15 +54,17 @@ def init(
 
 
 @app.command()
-def run(config: ConfigOption, password_file: PasswordFileOption = None) -> None:
+def run(config: ConfigOption, password_file: PasswordFileOption = None, dev: DevOption = False) -> None:  # noqa: FBT002
     """Serve, anchor and settle until interrupted."""
     from provider.config import load_config
     from provider.observing.logs import set_up_logging
+    from provider.sandbox.serving import open_sandbox
     from provider.worker import Worker
 
     set_up_logging()
     with errors():
-        Worker(load_config(config), password_of(password_file)).run()
+        loaded, password = load_config(config), password_of(password_file)
+        Worker(loaded, password, open_sandbox(dev=dev)).run()
 
 
 @app.command("publish")

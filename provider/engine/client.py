@@ -4,16 +4,17 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from provider.backend import Done, GenerationRequest, Prompt, Token, TopToken
 from provider.engine import frames
 from provider.engine.errors import EngineCrashed, EngineError, EngineStartError, GenerationError
-from provider.engine.process import Connection, EngineSettings, launch
+from provider.engine.host import EngineHost, EngineSettings
+from provider.engine.process import Connection, launch
 
 __all__ = ["EngineClient", "EngineGeneration", "EngineSettings"]
 
@@ -99,10 +100,11 @@ class EngineGeneration:
 class EngineClient:
     """Starts the engine and keeps it running until `stop`."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, host: EngineHost) -> None:
         self._settings = settings
+        self._host = host
         self._ids = itertools.count(1)
-        self._folder = tempfile.TemporaryDirectory(prefix="clawmarket-engine-")
+        self._folder: TemporaryDirectory[str] | None = None
         self._connection: Connection | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self.model: dict[str, Any] = {}
@@ -116,12 +118,13 @@ class EngineClient:
     @property
     def pid(self) -> int | None:
         """The engine process, if it runs."""
-        return self._connection.process.pid if self._connection and self._connection.is_open else None
+        return self._connection.engine.pid if self._connection and self._connection.is_open else None
 
     async def start(self) -> None:
-        """Starts the engine and waits until it serves. Raises EngineStartError."""
-        self._connection = await self._launch()
-        self._supervisor = asyncio.create_task(self._supervise(self._connection))
+        """Starts the engine and waits until it serves. Raises EngineStartError, OSError."""
+        self._folder = self._host.new_folder()
+        self._connection = await self._launch(Path(self._folder.name))
+        self._supervisor = asyncio.create_task(self._supervise(self._connection, Path(self._folder.name)))
 
     async def stop(self) -> None:
         """Ends the engine; requests still running fail with EngineCrashed."""
@@ -135,7 +138,8 @@ class EngineClient:
                 await self._connection.send({"op": "shutdown"})
             await self._connection.close()
             self._connection = None
-        self._folder.cleanup()
+        if self._folder:
+            self._folder.cleanup()
 
     @property
     def context(self) -> int:
@@ -204,28 +208,28 @@ class EngineClient:
         self._connection.register(request_id, generation)
         return generation
 
-    async def _supervise(self, connection: Connection) -> None:
+    async def _supervise(self, connection: Connection, folder: Path) -> None:
         while True:
             lived_from = asyncio.get_running_loop().time()
             await connection.dispatch(self._settings.hang_s)
-            await connection.close()
-            connection = await self._restart(asyncio.get_running_loop().time() - lived_from)
+            _log.warning("the engine of %s is started again: %s", self._settings.model.name, await connection.close())
+            connection = await self._restart(asyncio.get_running_loop().time() - lived_from, folder)
 
-    async def _restart(self, lived_s: float) -> Connection:
+    async def _restart(self, lived_s: float, folder: Path) -> Connection:
         attempt = 0 if lived_s > RESTART_DELAYS_S[-1] else min(self.restarts, len(RESTART_DELAYS_S) - 1)
         while True:
             await asyncio.sleep(RESTART_DELAYS_S[attempt])
             self.restarts += 1
             try:
-                self._connection = await self._launch()
-            except EngineStartError as error:
+                self._connection = await self._launch(folder)
+            except (EngineStartError, OSError) as error:
                 _log.warning("the engine does not restart: %s", error)
                 attempt = min(attempt + 1, len(RESTART_DELAYS_S) - 1)
             else:
                 return self._connection
 
-    async def _launch(self) -> Connection:
-        connection = await launch(self._settings, Path(self._folder.name))
+    async def _launch(self, folder: Path) -> Connection:
+        connection = await launch(self._settings, self._host, folder)
         self.model = connection.model
         return connection
 

@@ -9,6 +9,8 @@ from provider.model_card import read_header
 _KV_BYTES = 2  # keys and values are kept in half precision
 _BATCH = 64
 _MOST = 2**24  # of anything a header counts
+VOCABULARY_BYTES = 160 * 1024 * 1024
+"""Roughly what a process takes that only counts tokens."""
 _PROCESS_BYTES = 120 * 1024 * 1024  # Python, NumPy, llama.cpp
 
 

@@ -1,37 +1,17 @@
-"""One life of the engine process, as its host sees it: start, frames both ways, watch, end."""
+"""One life of an engine, wherever it runs: start, frames both ways, watch, end."""
 
 import asyncio
 import contextlib
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+import socket
 from pathlib import Path
 from typing import Any, Protocol
 
 from provider.engine import frames
 from provider.engine.errors import EngineCrashed, EngineError, EngineStartError, GenerationError
+from provider.engine.host import SOCKET, START_TIMEOUT_S, EngineHost, EngineSettings, RunningEngine
 
-START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 5.0
-STDERR_BYTES = 4_096
 _CHECKS = 4
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How to run the engine.
-
-    `threads` beyond the cores given to this process are not started. `context` is in tokens per sequence, 0 for the
-    model's own (at most 4096). With `vocabulary_only` it loads no weights, counts and tokenizes. `hang_s`: an engine
-    silent for so long while it has work is ended and restarted; one decode of 64 tokens must take less.
-    """
-
-    model: Path
-    threads: int = 1
-    parallel: int = 4
-    context: int = 0
-    vocabulary_only: bool = False
-    hang_s: float = 60.0
 
 
 class Receiver(Protocol):
@@ -43,15 +23,8 @@ class Receiver(Protocol):
 class Connection:
     """A running engine."""
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        errors: "_StderrTail",
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        self.process = process
-        self._errors = errors
+    def __init__(self, engine: RunningEngine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.engine = engine
         self._reader = reader
         self._writer = writer
         self._requests: dict[int, Receiver] = {}
@@ -105,14 +78,13 @@ class Connection:
                 receiver.push(EngineCrashed(self._end))
             self._requests.clear()
 
-    async def close(self) -> None:
-        """Closes the socket and waits for the process to end."""
+    async def close(self) -> str:
+        """Closes the socket, waits for the engine to end, and says how it ended."""
         self.is_open = False
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
-        await _end(self.process)
-        await self._errors.text()
+        return await self.engine.close()
 
     async def _watch(self, hang_s: float) -> None:
         """Kills an engine that has work and sends nothing, not even the answer to a ping.
@@ -127,14 +99,11 @@ class Connection:
             await asyncio.sleep(hang_s / _CHECKS)
             silent = 0 if self._answered else silent + 1
         self._end = f"the engine hung for {hang_s:.0f} s and was ended"
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+        await self.engine.kill()
 
 
-async def launch(settings: EngineSettings, folder: Path) -> Connection:
+async def launch(settings: EngineSettings, host: EngineHost, folder: Path) -> Connection:
     """Starts an engine with its socket in `folder` and waits until it serves. Raises EngineStartError."""
-    path = folder / "engine.sock"
-    path.unlink(missing_ok=True)
     accepted: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
         asyncio.get_running_loop().create_future()
     )
@@ -145,22 +114,17 @@ async def launch(settings: EngineSettings, folder: Path) -> Connection:
         else:
             accepted.set_result((reader, writer))
 
-    server = await asyncio.start_unix_server(accept, path)
-    process = await asyncio.create_subprocess_exec(
-        *_command(settings, path), stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-    )
-    errors = _StderrTail(process)
+    server = await asyncio.start_unix_server(accept, sock=_bind(folder))
+    engine: RunningEngine | None = None
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
-            return await _first_frame(process, accepted, errors)
+            engine = await host.start(settings, folder)
+            return await _first_frame(engine, accepted)
     except BaseException as error:
         if not accepted.cancel():
             accepted.result()[1].close()
-        if isinstance(error, asyncio.CancelledError) and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-        await _end(process)
-        await errors.text()
+        if engine is not None:
+            await engine.close(at_once=isinstance(error, asyncio.CancelledError | TimeoutError))
         if isinstance(error, TimeoutError):
             raise EngineStartError("start_timeout", f"engine not ready after {START_TIMEOUT_S:.0f} s") from error
         raise
@@ -170,22 +134,19 @@ async def launch(settings: EngineSettings, folder: Path) -> Connection:
 
 
 async def _first_frame(
-    process: asyncio.subprocess.Process,
-    accepted: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]],
-    errors: "_StderrTail",
+    engine: RunningEngine, accepted: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 ) -> Connection:
-    ended = asyncio.create_task(process.wait())
+    ended = asyncio.create_task(engine.ended())
     waits: set[asyncio.Future[Any]] = {ended, accepted}
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if not accepted.done():
-            raise EngineStartError("exited", f"engine exited with code {process.returncode}: {await errors.text()}")
-        connection = Connection(process, errors, *accepted.result())
+            raise EngineStartError("exited", await ended)
+        connection = Connection(engine, *accepted.result())
         try:
             frame = await connection.receive()
         except (EOFError, OSError, frames.FrameError) as error:
-            code = await ended
-            raise EngineStartError("exited", f"engine exited with code {code}: {await errors.text()}") from error
+            raise EngineStartError("exited", await ended) from error
     finally:
         ended.cancel()
     if frame["ev"] != "ready":
@@ -194,47 +155,20 @@ async def _first_frame(
     return connection
 
 
-def _command(settings: EngineSettings, path: Path) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "provider.engine",
-        f"--model={settings.model}",
-        f"--socket={path}",
-        f"--threads={settings.threads}",
-        f"--parallel={settings.parallel}",
-        f"--context={settings.context}",
-        *(["--vocabulary-only"] if settings.vocabulary_only else []),
-    ]
+def _bind(folder: Path) -> socket.socket:
+    """A socket that any user may connect to who can reach the folder.
 
-
-class _StderrTail:
-    """Reads a process's error output, so that it never blocks, and keeps its end."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._tail = b""
-        self._task = asyncio.create_task(self._read(process))
-
-    async def text(self) -> str:
-        """The last lines, once the process has closed its error output."""
-        await self._task
-        return " | ".join(self._tail.decode(errors="replace").split("\n")).strip(" |") or "no error output"
-
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
-        if process.stderr is None:
-            return
-        while data := await process.stderr.read(STDERR_BYTES):
-            self._tail = (self._tail + data)[-STDERR_BYTES:]
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Waits for a process to end by itself, then terminates and at last kills it."""
-    stops: tuple[Callable[[], None] | None, ...] = (None, process.terminate, process.kill)
-    for stop in stops:
-        if process.returncode is not None:
-            return
-        if stop is not None:
-            with contextlib.suppress(ProcessLookupError):
-                stop()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+    It is named through the folder's descriptor, for the path of a Unix socket may have 107 bytes only.
+    """
+    (folder / SOCKET).unlink(missing_ok=True)
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(f"/proc/self/fd/{descriptor}/{SOCKET}")
+        (folder / SOCKET).chmod(0o666)
+    except BaseException:
+        listening.close()
+        raise
+    finally:
+        os.close(descriptor)
+    return listening

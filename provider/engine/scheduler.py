@@ -11,6 +11,7 @@ Admission is by memory: keys and values of all slots are taken when the engine s
 a request that gets a slot has room for its whole context, and the others wait (`waiting.py`).
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -27,6 +28,8 @@ PROMPT_PIECE = 64
 """Tokens of a prompt read between two tokens of the others, whose streams must not stall."""
 GUESS_BACK = 1024
 """Tokens among which the guess at a next one is looked for."""
+LEAST_LOGPROB = -(2.0**31) / 1000
+"""What minus infinity becomes: thousandths of it are the least int32."""
 _NO_ROOM = 1
 
 
@@ -228,24 +231,28 @@ class Scheduler:
         except GenerationError as error:
             self._fail(run, error)
             return
+        total = log_sum(logits)
+        if not math.isfinite(total):
+            self._fail(run, GenerationError("engine_failed", "the model gives no numbers"))
+            return
         if run.first_token == 0.0:
             run.first_token = time.monotonic()
         if self._model.ends_generation(token):
             self._finish(run, "stop")
             return
         run.generated += 1
-        piece, total = self._model.piece(token), log_sum(logits)
+        piece = self._model.piece(token)
         frame: Frame = {
             "ev": "token",
             "id": run.request.id,
             "token": token,
             "text": run.text.push(piece),
-            "logprob": float(logits[token]) - total,
+            "logprob": _finite(float(logits[token]) - total),
         }
         if run.request.logprobs is not None:
             frame["piece"] = piece.decode("latin-1")
             frame["top"] = [
-                [each, float(logits[each]) - total, self._model.piece(each).decode("latin-1")]
+                [each, _finite(float(logits[each]) - total), self._model.piece(each).decode("latin-1")]
                 for each in likeliest(logits, run.request.logprobs)
             ]
         self._emit(frame)
@@ -302,3 +309,8 @@ class Scheduler:
         run.sampler.close()
         del self._running[run.request.id]
         self._free.append(run.slot)
+
+
+def _finite(logprob: float) -> float:
+    """Impossible tokens have minus infinity, which JSON does not know."""
+    return max(logprob, LEAST_LOGPROB)

@@ -7,7 +7,8 @@ from provider.backends.key import read_key
 from provider.backends.openai import OpenAIBackend
 from provider.config import BackendSection, Config
 from provider.engine.client import EngineClient, EngineSettings
-from provider.engine.memory import estimate_bytes
+from provider.engine.host import EngineHost
+from provider.engine.memory import VOCABULARY_BYTES, estimate_bytes
 from provider.exceptions import ConfigError
 from provider.model_card import ENGINE_NAME, FOREIGN_ENGINE
 from provider.models.files import ModelFile
@@ -16,12 +17,12 @@ from provider.models.machine import engine_threads, usable_memory
 from provider.models.pool import ModelKey, ModelPool, PooledModel, Server, key_of
 from provider.offers import Offer, OfferBook
 
-VOCABULARY_BYTES = 160 * 2**20
-"""Roughly what a process takes that only counts tokens."""
 
+def make_pool(config: Config, library: ModelLibrary, offers: OfferBook, host: EngineHost) -> ModelPool:
+    """The pool that serves these offers, with engines in `host`.
 
-def make_pool(config: Config, library: ModelLibrary, offers: OfferBook) -> ModelPool:
-    """The pool that serves these offers. Raises ConfigError when a current one cannot be served."""
+    Raises ConfigError when a current one cannot be served.
+    """
     if not offers.all():
         raise ConfigError("there are no offers: run `clawmarket provider init` first")
     files = _files(config, library)
@@ -40,12 +41,14 @@ def make_pool(config: Config, library: ModelLibrary, offers: OfferBook) -> Model
     models: dict[ModelKey, PooledModel] = {}
     for key, of_key in wanted.items():
         file, offer = files[key.gguf_sha256], of_key[-1]
-        settings = EngineSettings(file.path, threads, config.engine.parallel, _context(config, of_key))
+        settings = EngineSettings(
+            file.path, threads, config.engine.parallel, _context(config, of_key), memory=memory[key]
+        )
         backend = config.backends.get(offer.model_name)
         if key.engine == ENGINE_NAME:
-            make: Callable[[], Server] = functools.partial(EngineClient, settings)
+            make: Callable[[], Server] = functools.partial(EngineClient, settings, host)
         elif backend is not None and key.engine == FOREIGN_ENGINE:
-            make = functools.partial(_foreign, backend, settings)
+            make = functools.partial(_foreign, backend, settings, host)
         elif key in current:
             raise ConfigError(
                 f"offer {offer.offer_id} promises the engine {key.engine}: "
@@ -95,5 +98,5 @@ def _most_at_once(memory: dict[ModelKey, int], budget: int) -> int:
     return count
 
 
-def _foreign(backend: BackendSection, settings: EngineSettings) -> OpenAIBackend:
-    return OpenAIBackend(backend, read_key(backend), settings)
+def _foreign(backend: BackendSection, settings: EngineSettings, host: EngineHost) -> OpenAIBackend:
+    return OpenAIBackend(backend, read_key(backend), settings, host)

@@ -31,6 +31,8 @@ from provider.sandbox.tiers import Tier
 START_S = 60.0
 STOP_S = 20.0
 CALL_S = 60
+NICENESS = 10
+"""Of the daemon and so of all its containers: the machine's owner goes first."""
 _POLL_S = 0.05
 _REMEDY = "as root: clawmarket sandbox setup"
 _PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -127,7 +129,7 @@ class Daemon:
             raise SetupError(f"dockerd is not installed; {_REMEDY}")
         with self.paths.log.open("wb") as log:
             process = subprocess.Popen(
-                [dockerd, f"--config-file={self.paths.config}"],
+                ["nice", "-n", str(NICENESS), dockerd, f"--config-file={self.paths.config}"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -76,8 +76,8 @@ class Holder:
             self._container.reload()
             if self._container.status != "running":  # the daemon would show an empty folder instead
                 raise ContainerError("the work folder was lost: somebody ended the container that held it")
-            asked = {"params": {"path": f"{WORK}/{OUT}"}, "headers": {"Accept-Encoding": "identity"}}
-            with api.get(url, **asked, stream=True, timeout=CALL_S) as answer:
+            wanted, plain = {"path": f"{WORK}/{OUT}"}, {"Accept-Encoding": "identity"}
+            with api.get(url, params=wanted, headers=plain, stream=True, timeout=CALL_S) as answer:
                 if answer.status_code == 404:  # the program has removed it
                     yield io.BytesIO(bytes(2 * tarfile.BLOCKSIZE))
                     return
@@ -101,7 +101,7 @@ def sweep(client: Client) -> None:
 
 def _remove_volume(client: Client, name: str) -> None:
     try:
-        client.api.remove_volume(name)  # type: ignore[no-untyped-call]
+        client.api.remove_volume(name)
     except NotFound:
         raise
     except (APIError, *_GONE) as error:

@@ -11,9 +11,10 @@ from provider.sandbox.bait import Bait
 from provider.sandbox.daemon import Client, Daemon, find_runsc
 from provider.sandbox.errors import NoSandboxError, SandboxError
 from provider.sandbox.evidence import Evidence, collect, probe_command
-from provider.sandbox.image.build import BuiltImage, build, load
+from provider.sandbox.image.build import BuiltImage, load
 from provider.sandbox.image.contents import ENGINE
 from provider.sandbox.image.interpreter import program
+from provider.sandbox.image.known import current
 from provider.sandbox.judging import Check, judge
 from provider.sandbox.listeners import HostListeners
 from provider.sandbox.paths import SandboxPaths
@@ -59,7 +60,7 @@ class Found:
 
 def find_tier(paths: SandboxPaths, *, dev: bool = False) -> Found:
     """The first tier that passes; bubblewrap only with `dev`. Raises NoSandboxError saying what failed, ImageError."""
-    image = build(paths, ENGINE)
+    image = current(paths, ENGINE)
     results: list[TierResult] = []
     for result in _results(paths, image, dev=dev):
         results.append(result)
@@ -70,7 +71,7 @@ def find_tier(paths: SandboxPaths, *, dev: bool = False) -> Found:
 
 def try_tiers(paths: SandboxPaths, *, dev: bool = False) -> Iterator[TierResult]:
     """How every tier does, the strongest first. Raises ImageError."""
-    yield from _results(paths, build(paths, ENGINE), dev=dev)
+    yield from _results(paths, current(paths, ENGINE), dev=dev)
 
 
 def first_passing(results: list[TierResult]) -> TierResult | None:

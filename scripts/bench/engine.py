@@ -24,6 +24,7 @@ from typing import Any
 import httpx
 
 from provider.backend import Done, GenerationRequest, Prompt
+from provider.engine.bare import BareHost
 from provider.engine.client import EngineClient, EngineSettings
 from scripts.bench import Report
 from scripts.default_model import default_model
@@ -141,7 +142,7 @@ def _messages(question: str) -> list[dict[str, Any]]:
 
 @asynccontextmanager
 async def _engine(model: Path) -> AsyncIterator[EngineClient]:
-    engine = EngineClient(EngineSettings(model, threads=THREADS, parallel=PARALLEL, context=CONTEXT))
+    engine = EngineClient(EngineSettings(model, threads=THREADS, parallel=PARALLEL, context=CONTEXT), BareHost())
     await engine.start()
     try:
         yield engine

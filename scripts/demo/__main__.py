@@ -18,6 +18,8 @@ from protocol.chain.client import ChainClient
 from protocol.exceptions import ProtocolError
 from protocol.keystore import Password
 from provider.exceptions import ProviderError
+from provider.sandbox.paths import VARIABLE
+from provider.sandbox.temporary import temporary_paths
 from scripts import demo
 from scripts.default_model import default_model
 from scripts.demo.chain import deploy, start_chain
@@ -43,6 +45,17 @@ def working_folder(chosen: Path | None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def sandbox(screen: Screen) -> Iterator[None]:
+    """Where the models run: a daemon of this run's own, unless the environment names one."""
+    if VARIABLE in os.environ:
+        yield
+        return
+    with temporary_paths(lambda text: screen.note("sandbox", text)) as paths:
+        os.environ[VARIABLE] = str(paths.state.parent)
+        yield
+
+
 def main() -> int:
     """Runs the demo; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -57,7 +70,11 @@ def main() -> int:
     screen = Screen()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        with working_folder(arguments.folder) as folder, contextlib.closing(Processes(folder)) as processes:
+        with (
+            working_folder(arguments.folder) as folder,
+            sandbox(screen),
+            contextlib.closing(Processes(folder)) as processes,
+        ):
             _run(screen, folder, processes, arguments)
     except (DemoFailed, ConsumerError, GatewayError, ProviderError, ProtocolError, OSError) as error:
         screen.plain(f"demo failed: {error}", "bold red")

@@ -32,12 +32,19 @@ class Processes:
         )  # fmt: skip
         self._running[name] = process
         assert process.stdout is not None
-        return _wait_for_line(name, process.stdout, re.compile(ready), self._folder / f"{name.replace(' ', '-')}.log")
+        return _wait_for_line(name, process.stdout, re.compile(ready), self._log_file(name))
 
     def start_clawmarket(self, name: str, *arguments: str | Path) -> str:
         """Starts a `clawmarket` server; returns the address it serves on."""
         command = [sys.executable, str(ROOT / "clawmarket_cli.py"), *map(str, arguments)]
         return self.start(name, command, r"serves on (http://[^\s\"]+)")
+
+    def log(self, name: str) -> str:
+        """What it wrote so far."""
+        return self._log_file(name).read_text(errors="replace")
+
+    def _log_file(self, name: str) -> Path:
+        return self._folder / f"{name.replace(' ', '-')}.log"
 
     def pid(self, name: str) -> int:
         """The process id."""

@@ -1,6 +1,7 @@
 """One provider: enrolled, served by a worker of its own, and paid in the end."""
 
 import contextlib
+import re
 from dataclasses import dataclass
 
 import httpx
@@ -110,7 +111,9 @@ class Provider:
 
         wait_for(f"the start of {self.name}'s engine", is_ready)
         pid = self.world.processes.pid(self.name)
-        self.world.screen.note(self.name, f"worker {pid} serves {NAME} on {self.endpoint}")
+        found = re.search(r"in the sandbox ([a-z-]+)", self.world.processes.log(self.name))
+        tier = found[1] if found else "unknown"
+        self.world.screen.note(self.name, f"worker {pid} serves {NAME} on {self.endpoint}, inside {tier}")
 
     def kill(self) -> None:
         """SIGKILL for its worker."""

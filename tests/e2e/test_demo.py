@@ -12,6 +12,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from provider.sandbox.paths import VARIABLE
 from tests.support.anvil import ROOT, wait_for
 from tests.support.engine_slots import hold_engine_slots
 
@@ -35,10 +36,9 @@ def pids_in(output: str) -> list[int]:
 def started(log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     # a shell's background job, which these tests may be, ignores interrupts, and so would its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    its_own = {name: value for name, value in os.environ.items() if name != VARIABLE}
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            COMMAND, cwd=ROOT, env=os.environ | environment, stdout=file, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(COMMAND, cwd=ROOT, env=its_own | environment, stdout=file, stderr=subprocess.STDOUT)
         try:
             yield process
         finally:

@@ -18,6 +18,7 @@ from scripts.deployment.artifacts import CONTRACTS
 from tests.support.anvil import ROOT
 from tests.support.engine_slots import hold_engine_slots
 from tests.support.readme import SessionFailed, blocks, matches, section, session
+from tests.support.sandbox import worker_sandbox
 
 SESSION = "A session by hand"
 DOCUMENTS = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"]
@@ -51,6 +52,7 @@ def environment(folder: Path) -> dict[str, str]:
         "HOME": os.environ["HOME"],
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "WORK": str(folder / "work"),
+        "CLAWMARKET_SANDBOX": str(worker_sandbox().state.parent),
         "RPC_PORT": str(free_port(taken)),
         "PORT": str(free_port(taken)),
         "GATEWAY_PORT": str(free_port(taken)),

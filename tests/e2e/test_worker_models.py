@@ -14,12 +14,15 @@ from provider.config import load_config
 from provider.enrolment import Enrolment
 from provider.model_card import FOREIGN_ENGINE
 from provider.offers import OfferBook
+from provider.sandbox import containers
+from provider.sandbox.daemon import Daemon
 from scripts.default_model import NAME as LARGE
 from scripts.default_model import default_model
 from tests.support.anvil import ROOT
 from tests.support.engine_slots import hold_engine_slots
 from tests.support.live_market import ETHER, PASSWORD, LiveMarket, WorkerProcess, ask, live_market
 from tests.support.llama_server import llama_server
+from tests.support.sandbox import worker_sandbox
 from tests.support.tiny_gguf import NAME, write_tiny_gguf
 
 SECOND = "tiny-second"
@@ -71,12 +74,14 @@ def add_offer(enrolment: Enrolment, model: Path, name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def children(worker: WorkerProcess) -> list[str]:
-    """The model files of the worker's engines."""
-    import psutil
-
-    lines = [" ".join(child.cmdline()) for child in psutil.Process(worker.process.pid).children(recursive=True)]
-    return [line.partition("--model=")[2].split(" ")[0] for line in lines if "--model=" in line]
+def engines(worker: WorkerProcess) -> list[str]:
+    """The model files in the containers of the worker's engines."""
+    client = Daemon(worker_sandbox()).client()
+    try:
+        owned = [each for each in containers.ours(client) if f".{worker.process.pid}." in each.labels[containers.OWNER]]
+        return [each.attrs["Mounts"][0]["Source"] for each in owned if each.labels[containers.ROLE] == "engine"]
+    finally:
+        client.close()
 
 
 def test_two_models_take_turns_in_memory_for_one(
@@ -94,7 +99,7 @@ def test_two_models_take_turns_in_memory_for_one(
             for record, session in leases:
                 end = ask(market, store, record, session)
                 assert end.receipt.message.model_fingerprint == record.fingerprint
-                assert len(children(worker)) == 1
+                assert len(engines(worker)) == 1
         assert worker.stop() == 0
     enrolment.config.write_text(before)
 

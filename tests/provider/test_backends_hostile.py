@@ -17,6 +17,7 @@ from provider.backends.openai import OpenAIBackend
 from provider.backends.upstream import Delta, UpstreamToken, parse_chunk
 from provider.backends.wording import NOT_STATED, Wording
 from provider.config import BackendSection
+from provider.engine.bare import BareHost
 from provider.engine.client import EngineSettings
 from provider.engine.errors import EngineStartError, GenerationError
 from tests.support.engine_slots import hold_engine_slots
@@ -49,7 +50,7 @@ async def backend(
 ) -> AsyncIterator[tuple[OpenAIBackend, RawUpstream]]:
     async with raw_upstream() as server:
         server.behave = behave
-        found = OpenAIBackend(section(server, **changes), None, SETTINGS)
+        found = OpenAIBackend(section(server, **changes), None, SETTINGS, BareHost())
         await found.start()
         try:
             yield found, server
@@ -235,7 +236,7 @@ async def test_cancelling_a_silent_answer_ends_it_at_once() -> None:
 
 async def test_a_server_that_fails_costs_what_came_and_ends_in_one_final_receipt(tmp_path: Path) -> None:
     async with raw_upstream() as server:
-        found = OpenAIBackend(section(server), None, SETTINGS)
+        found = OpenAIBackend(section(server), None, SETTINGS, BareHost())
         async with provider_stack(tmp_path, backend=found, credit=100_000) as stack, RawGateway(stack.url) as gateway:
             server.behave = saying(chunk("one two three "), chunk("four "))
             lease = stack.add_lease()
@@ -263,7 +264,7 @@ async def test_a_key_goes_to_the_server_and_nowhere_else(caplog: pytest.LogCaptu
     caplog.set_level(logging.DEBUG)
     key = "sk-very-secret"
     async with raw_upstream() as server:
-        found = OpenAIBackend(section(server), Password(key), SETTINGS)
+        found = OpenAIBackend(section(server), Password(key), SETTINGS, BareHost())
         server.behave = saying(b"data: bad\n\n")
         await found.start()
         with pytest.raises(GenerationError) as failed:
@@ -275,11 +276,11 @@ async def test_a_key_goes_to_the_server_and_nowhere_else(caplog: pytest.LogCaptu
 
 async def test_a_server_without_the_model_or_without_manners_does_not_start() -> None:
     async with raw_upstream() as server:
-        wrong = OpenAIBackend(section(server, model="other"), None, SETTINGS)
+        wrong = OpenAIBackend(section(server, model="other"), None, SETTINGS, BareHost())
         with pytest.raises(EngineStartError, match=f"has no model other; it has {MODEL}"):
             await wrong.start()
         await wrong.stop()
-    gone = OpenAIBackend(section(server), None, SETTINGS)
+    gone = OpenAIBackend(section(server), None, SETTINGS, BareHost())
     with pytest.raises(EngineStartError, match="cannot be reached"):
         await gone.start()
     await gone.stop()

@@ -15,6 +15,7 @@ from consumer.tokenizer import PromptCounter
 from provider.backend import Done, GenerationRequest, Prompt, Token
 from provider.backends.openai import OpenAIBackend
 from provider.config import BackendSection
+from provider.engine.bare import BareHost
 from provider.engine.client import EngineClient, EngineSettings
 from provider.model_card import FOREIGN_ENGINE, describe_model, engine_build
 from provider.offers import Offer, make_document, make_terms
@@ -55,7 +56,7 @@ async def shop(
     folder: Path, server: LlamaServer, engine: str = FOREIGN_ENGINE
 ) -> AsyncIterator[tuple[ProviderStack, Buyer]]:
     """A provider in front of the server, and a buyer who counts with the model's tokenizer."""
-    backend = OpenAIBackend(BackendSection(url=server.url, model=NAME), None, SETTINGS)
+    backend = OpenAIBackend(BackendSection(url=server.url, model=NAME), None, SETTINGS, BareHost())
     sold = offer()
     counter = PromptCounter(default_model())
     async with provider_stack(folder, backend=backend, offer=sold, credit=100_000) as stack:
@@ -67,7 +68,7 @@ async def shop(
 
 
 async def own_answer() -> tuple[str, Done]:
-    engine = EngineClient(SETTINGS)
+    engine = EngineClient(SETTINGS, BareHost())
     await engine.start()
     try:
         request = GenerationRequest(Prompt(messages=list(MESSAGES)), ASKED.max_tokens, temperature=0.0)

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from provider.backend import GenerationRequest, Prompt
+from provider.engine.bare import BareHost
 from provider.engine.client import EngineClient, EngineSettings
 from provider.engine.errors import EngineCrashed, EngineStartError, GenerationError
 from tests.support.engine_slots import hold_engine_slots
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def engine() -> AsyncIterator[EngineClient]:
-    client = EngineClient(EngineSettings(tiny_model(), threads=1, parallel=3))
+    client = EngineClient(EngineSettings(tiny_model(), threads=1, parallel=3), BareHost())
     with hold_engine_slots(1):
         await client.start()
         yield client
@@ -153,7 +154,7 @@ async def test_unusable_model_is_a_clear_error(
         path.write_bytes(whole[: len(whole) // 2])
     elif isinstance(content, bytes):
         path.write_bytes(content)
-    engine = EngineClient(EngineSettings(path))
+    engine = EngineClient(EngineSettings(path), BareHost())
     with pytest.raises(EngineStartError, match=words) as failure:
         await engine.start()
     assert failure.value.code == code

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from provider.backend import JsonOutput, Prompt
+from provider.engine.bare import BareHost
 from provider.engine.client import EngineClient, EngineSettings
 from provider.engine.llama import LONE_CELLS
 from provider.engine.memory import estimate_bytes
@@ -26,7 +27,7 @@ SUBJECTS = ("a river", "mountains", "bread", "the sea at night", "seven dwarfs",
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def engine() -> AsyncIterator[EngineClient]:
-    client = EngineClient(EngineSettings(default_model(), threads=2, parallel=PARALLEL, context=CONTEXT))
+    client = EngineClient(EngineSettings(default_model(), threads=2, parallel=PARALLEL, context=CONTEXT), BareHost())
     with hold_engine_slots(2):
         await client.start()
         yield client

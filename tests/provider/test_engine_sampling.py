@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from provider.backend import JsonOutput
+from provider.engine.bare import BareHost
 from provider.engine.client import EngineClient, EngineSettings
 from provider.engine.errors import GenerationError
 from tests.support.engine_slots import hold_engine_slots
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def engine() -> AsyncIterator[EngineClient]:
-    client = EngineClient(EngineSettings(tiny_model(), threads=1, parallel=4))
+    client = EngineClient(EngineSettings(tiny_model(), threads=1, parallel=4), BareHost())
     with hold_engine_slots(1):
         await client.start()
         yield client

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from provider.backend import GenerationRequest, Prompt
 from provider.engine import waiting
+from provider.engine.bare import BareHost
 from provider.engine.client import EngineClient, EngineSettings
 from provider.engine.errors import EngineCrashed, GenerationError
 from provider.engine.memory import estimate_bytes
@@ -31,7 +32,7 @@ HANG_S = 2.0
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def engine() -> AsyncIterator[EngineClient]:
-    client = EngineClient(EngineSettings(tiny_model(), threads=64, parallel=1, hang_s=HANG_S))
+    client = EngineClient(EngineSettings(tiny_model(), threads=64, parallel=1, hang_s=HANG_S), BareHost())
     with hold_engine_slots(1):
         await client.start()
         yield client
@@ -201,7 +202,7 @@ async def test_tools_reach_the_prompt_of_a_template_that_writes_them(engine: Eng
         ("mentions", "{# tools #}{% set tools = 1 %}" + CHAT_TEMPLATE, False),
     ):
         model = write_tiny_gguf(tmp_path / f"{name}.gguf", template=template)
-        other = EngineClient(EngineSettings(model, vocabulary_only=True))
+        other = EngineClient(EngineSettings(model, vocabulary_only=True), BareHost())
         await other.start()
         assert other.has_tools is has_tools
         more = await other.count(Prompt(ask("x"), tools=tools)) - await other.count(Prompt(ask("x")))
@@ -210,7 +211,7 @@ async def test_tools_reach_the_prompt_of_a_template_that_writes_them(engine: Eng
 
 
 async def test_the_vocabulary_alone_counts_and_tokenizes(engine: EngineClient) -> None:
-    other = EngineClient(EngineSettings(tiny_model(), vocabulary_only=True))
+    other = EngineClient(EngineSettings(tiny_model(), vocabulary_only=True), BareHost())
     await other.start()
     assert other.context == CONTEXT
     assert await other.count(Prompt(ask("hello"))) == await engine.count(Prompt(ask("hello")))

@@ -13,6 +13,7 @@ import pytest
 
 from protocol.headers import RefusalCode
 from provider.backend import Done, GenerationRequest, Prompt, Token
+from provider.engine.bare import BareHost
 from provider.engine.client import EngineClient, EngineSettings
 from provider.engine.errors import EngineStartError
 from provider.exceptions import ConfigError, Refusal
@@ -67,7 +68,7 @@ async def zoo(folder: Path, count: int, budget: int, *, wait_s: float = 20.0, st
 
     def make(number: int) -> EngineClient:
         found.starts.append(number)
-        return EngineClient(EngineSettings(found.paths[number], threads=1, parallel=2, context=64))
+        return EngineClient(EngineSettings(found.paths[number], threads=1, parallel=2, context=64), BareHost())
 
     for number in range(count):
         path = write_tiny_gguf(folder / f"{number}.gguf", seed=number + 1)
@@ -192,7 +193,7 @@ async def test_a_file_swapped_while_the_worker_runs_is_refused_at_the_next_load(
         with pytest.raises(Refusal, match="cannot be loaded"):
             await found.pool.acquire(found.offers[0])
         assert engines() == []
-        unchecked = EngineClient(EngineSettings(path, threads=1, parallel=2, context=64))
+        unchecked = EngineClient(EngineSettings(path, threads=1, parallel=2, context=64), BareHost())
         await unchecked.start()
         got = [event async for event in await unchecked.generate(ASK)]
         await unchecked.stop()
@@ -284,7 +285,7 @@ async def test_any_order_of_requests(tmp_path: Path, seed: int) -> None:
 
 
 def test_a_model_larger_than_all_memory_is_a_clear_error() -> None:
-    model = PooledModel("big", 2 << 30, lambda: None, lambda: EngineClient(EngineSettings(Path("big"))))
+    model = PooledModel("big", 2 << 30, lambda: None, lambda: EngineClient(EngineSettings(Path("big")), BareHost()))
     with pytest.raises(ConfigError, match="the model big needs about 2,048 MiB"):
         ModelPool({ModelKey("00", "llama.cpp"): model}, 1 << 30)
 

@@ -20,8 +20,9 @@ from provider.sandbox.image.build import build, load
 from provider.sandbox.image.contents import ENGINE
 from provider.sandbox.image.interpreter import program
 from provider.sandbox.paths import SandboxPaths
+from provider.sandbox.temporary import CACHE
 from provider.sandbox.tiers import PRODUCTION_TIERS, Tier
-from tests.support.sandbox import CACHE, new_paths
+from tests.support.sandbox import new_paths
 
 SLEEP = [str(program()), "-S", "-c", "import time; time.sleep(300)"]
 NOBODY = 65_534

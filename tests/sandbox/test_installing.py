@@ -8,7 +8,8 @@ import pytest
 from provider.sandbox import installing
 from provider.sandbox.errors import SetupError
 from provider.sandbox.paths import SandboxPaths
-from tests.support.sandbox import CACHE, Sandbox
+from provider.sandbox.temporary import CACHE
+from tests.support.sandbox import Sandbox
 
 
 def programs(*found: str) -> Callable[[str], str | None]:

@@ -25,6 +25,7 @@ from protocol.signing import Signer
 from protocol.typed_data import Anchor, Domain, Message, Receipt
 from provider.cli import app
 from provider.ledger import Ledger
+from tests.support.sandbox import worker_sandbox
 
 _COMMITS = ("admission", "voucher", "receipt part", "receipt final", "anchor", "anchor confirmed", "settlement")
 POINTS = tuple(
@@ -175,6 +176,7 @@ class ShortLife:
     """A worker that runs until it passes the point for the n-th time."""
 
     def __init__(self, config: Path, point: str, times: int) -> None:
+        worker_sandbox()
         self._log = config.parent / "life.log"
         self._log.unlink(missing_ok=True)
         self._process = _FORKS.Process(target=_live, args=(point, times, config, self._log), daemon=True)

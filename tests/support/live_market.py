@@ -35,6 +35,7 @@ from scripts.deployment import Settings, deploy, load_build, network_of
 from scripts.deployment.signer import KeySigner
 from tests.support.anvil import ROOT, Anvil, dev_account, wait_for
 from tests.support.engines import tiny_model
+from tests.support.sandbox import worker_sandbox
 from tests.support.tiny_gguf import NAME
 
 SCRYPT_N = 2**12
@@ -169,6 +170,8 @@ class WorkerProcess:
     def __init__(
         self, config: Path, module: str = "clawmarket_cli", extra: tuple[str, ...] = ("provider", "run")
     ) -> None:
+        if extra == ("provider", "run") or module != "clawmarket_cli":
+            worker_sandbox()
         guard = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
         password = config.parent / "password"
         self.process = subprocess.Popen(

@@ -14,6 +14,7 @@ from protocol.ids import lease_id
 from protocol.signing import Signer
 from protocol.typed_data import Domain, Terms
 from provider.api import create_app
+from provider.engine.bare import BareHost
 from provider.engine.client import EngineClient, EngineSettings
 from provider.exposure import CreditPolicy
 from provider.guard import EdgeGate, GuardLimits
@@ -143,7 +144,7 @@ async def provider_stack(
 
     clock = TestClock()
     ledger = Ledger(folder / "ledger.sqlite", DOMAIN, PROVIDER)
-    engine = EngineClient(EngineSettings(tiny_model(), threads=1, parallel=4))
+    engine = EngineClient(EngineSettings(tiny_model(), threads=1, parallel=4), BareHost())
     models = ModelPool({key_of(offer): PooledModel(offer.model_name, 1, lambda: None, lambda: backend or engine)}, 1)
     service = InferenceService(
         domain=DOMAIN,

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
+import atexit
+import os
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any
 
-from provider.sandbox import installing, processes
 from provider.sandbox.daemon import Client, Daemon
 from provider.sandbox.image.build import BuiltImage, build, load
 from provider.sandbox.image.contents import ENGINE
-from provider.sandbox.paths import SandboxPaths
+from provider.sandbox.paths import VARIABLE, SandboxPaths
+from provider.sandbox.temporary import temporary_paths
 from provider.sandbox.tiers import Tier
 
-CACHE = Path.home() / ".cache/clawmarket/sandbox"
 UNFILTERED = "runsc-unfiltered"  # gVisor without --oci-seccomp: it takes a filter and ignores it
 DIRECT = "runsc-direct"  # gVisor that opens the host's files itself
-_PREFIX = "claw-sbx-"
 
 
 class LooseDaemon(Daemon):
@@ -46,20 +44,9 @@ class Sandbox:
     image: BuiltImage
 
 
-@contextmanager
-def new_paths() -> Iterator[SandboxPaths]:
-    """Folders for a daemon, short enough for its sockets; what runs in them at the end is stopped."""
-    installing.install(SandboxPaths(Path(), Path(), CACHE), lambda text: print(text, file=sys.stderr))
-    _stop_abandoned()
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    (folder / "tester").write_text(processes.identity())
-    paths = SandboxPaths.under(folder, CACHE)
-    folder.chmod(0o711)
-    (folder / "cache").symlink_to(CACHE)  # for commands that are given the folder only
-    try:
-        yield paths
-    finally:
-        _remove(folder)
+def new_paths() -> AbstractContextManager[SandboxPaths]:
+    """Folders for a daemon; what runs in them at the end is stopped."""
+    return temporary_paths(lambda text: print(text, file=sys.stderr))
 
 
 @contextmanager
@@ -75,13 +62,12 @@ def running_sandbox() -> Iterator[Sandbox]:
             client.close()
 
 
-def _stop_abandoned() -> None:
-    """Daemons of test runs that were killed."""
-    for file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/tester"):
-        if not processes.is_running(file.read_text()):
-            _remove(file.parent)
-
-
-def _remove(folder: Path) -> None:
-    Daemon(SandboxPaths.under(folder, CACHE)).stop()
-    shutil.rmtree(folder, ignore_errors=True)
+@cache
+def worker_sandbox() -> SandboxPaths:
+    """The sandbox of all workers that this test process starts; the environment names it to them."""
+    kept = ExitStack()
+    atexit.register(kept.close)
+    paths = kept.enter_context(new_paths())
+    Daemon(paths).ensure().close()
+    os.environ[VARIABLE] = str(paths.state.parent)
+    return paths

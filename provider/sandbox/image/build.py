@@ -49,14 +49,19 @@ class BuiltImage:
 
 def build(paths: SandboxPaths, recipe: Recipe) -> BuiltImage:
     """The image of this recipe, built unless the cache has it. Raises ImageError."""
-    contents = plan(recipe)
+    return build_planned(paths, plan(recipe))
+
+
+def build_planned(paths: SandboxPaths, contents: Contents) -> BuiltImage:
+    """The image with these contents, built unless the cache has it. Raises ImageError."""
+    recipe = contents.recipe
     folder = paths.images / f"{recipe.name}-{contents.digest[:32]}"
     with _lock(paths):
         if not (folder / "image.json").exists():
             _build(contents, folder)
         (folder / "image.json").touch()
         _prune(paths, recipe)
-        return _read(folder)
+        return built_in(folder)
 
 
 def load(client: Client, built: BuiltImage) -> str:
@@ -80,7 +85,7 @@ def stale(client: Client, paths: SandboxPaths, current: BuiltImage) -> set[str]:
         loaded = {tag for image in client.images.list(repository) for tag in image.tags}
     except (DockerException, RequestException) as error:
         raise ImageError(f"images cannot be listed: {error}") from error
-    return (loaded | {_read(file.parent).tag for file in paths.images.glob("*/image.json")}) - {current.tag}
+    return (loaded | {built_in(file.parent).tag for file in paths.images.glob("*/image.json")}) - {current.tag}
 
 
 def remove(client: Client, paths: SandboxPaths, tags: set[str]) -> None:
@@ -93,7 +98,7 @@ def remove(client: Client, paths: SandboxPaths, tags: set[str]) -> None:
         except (DockerException, RequestException) as error:
             raise ImageError(f"{tag} cannot be removed: {error}") from error
     for file in paths.images.glob("*/image.json"):
-        if _read(file.parent).tag in tags:
+        if built_in(file.parent).tag in tags:
             shutil.rmtree(file.parent)
 
 
@@ -160,7 +165,8 @@ def _write_archive(target: Path, layer: Path, settings: bytes, tag: str) -> None
             tar.addfile(info, file)
 
 
-def _read(folder: Path) -> BuiltImage:
+def built_in(folder: Path) -> BuiltImage:
+    """The image in a folder of the cache. Raises ImageError."""
     try:
         record = json.loads((folder / "image.json").read_text())
         return BuiltImage(**record, archive=folder / "image.tar", bill=folder / "bill.cdx.json")

@@ -1,0 +1,47 @@
+"""The sandbox of a running worker: the tier found for it, and where its engines run."""
+
+from dataclasses import dataclass
+
+from provider.engine.host import EngineHost
+from provider.sandbox.bubblewrap_engines import BubblewrapHost
+from provider.sandbox.daemon import Daemon
+from provider.sandbox.engines import ContainerHost
+from provider.sandbox.errors import DaemonError, NoSandboxError
+from provider.sandbox.image.contents import ENGINE
+from provider.sandbox.image.known import current
+from provider.sandbox.paths import SandboxPaths
+from provider.sandbox.probe import find_tier
+from provider.sandbox.remembering import recall, remember
+from provider.sandbox.tiers import Tier
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """How strongly engines are kept from this machine, and what starts them so."""
+
+    tier: Tier
+    engines: EngineHost
+
+
+def open_sandbox(paths: SandboxPaths | None = None, *, dev: bool = False) -> Sandbox:
+    """The strongest sandbox that works here, cleared of what dead workers left; bubblewrap only with `dev`.
+
+    Raises NoSandboxError saying what to do, ImageError.
+    """
+    paths = paths or SandboxPaths.find()
+    image = current(paths, ENGINE)
+    try:
+        Daemon(paths).ensure().close()
+        tier = recall(paths, image)
+    except DaemonError as error:
+        if not dev:
+            raise NoSandboxError(f"{error}; without a sandbox nothing is served") from error
+        tier = None
+    if tier is None:
+        tier = find_tier(paths, dev=dev).tier
+        remember(paths, image, tier)
+    if tier is Tier.BUBBLEWRAP:
+        return Sandbox(tier, BubblewrapHost(image))
+    containers = ContainerHost(paths, tier, image)
+    containers.sweep()
+    return Sandbox(tier, containers)
