@@ -99,7 +99,7 @@ def partitions() -> list[Partition]:
         Partition("protocol, provider", 5, (Suite("services", PLAIN, ("protocol", "provider")),)),
         Partition("gateway", 6, (Suite("consumer", PLAIN, ("consumer",)),)),
         Partition("indexer", 6, (Suite("indexer", PLAIN, ("indexer",)),)),
-        Partition("sandbox", 5, (Suite("sandbox", PLAIN, ("sandbox",), fast=False),)),
+        Partition("sandbox", 9, (Suite("sandbox", PLAIN, ("sandbox",), fast=False),)),
         Partition("p2p", 5, (Suite("p2p", PLAIN, ("p2p",)),)),
         Partition("dApp", 6, (Suite("frontend", PLAIN, ("frontend",), fast=False),)),
         Partition("end to end", 8, (Suite("e2e", PLAIN, ("e2e", "setup"), fast=False),)),
