@@ -114,9 +114,10 @@ async def launch(settings: EngineSettings, host: EngineHost, folder: Path) -> Co
         else:
             accepted.set_result((reader, writer))
 
-    server = await asyncio.start_unix_server(accept, sock=_bind(folder))
+    server = await asyncio.start_unix_server(accept, sock=_bind(folder), start_serving=False)
     engine: RunningEngine | None = None
     try:
+        await server.start_serving()  # may be cancelled, which then closes the socket
         async with asyncio.timeout(START_TIMEOUT_S):
             engine = await host.start(settings, folder)
             return await _first_frame(engine, accepted)

@@ -329,6 +329,8 @@ async def test_worker__another_finishes_and_the_broken_part_is_paid_once_it_is_b
             for kept in keeper._kept.values():
                 await until(lambda kept=kept: not kept.client._tasks)  # type: ignore[misc]
             await keeper.look_after()
+            for kept in keeper._kept.values():
+                await until(lambda kept=kept: not kept.client._tasks)  # type: ignore[misc]
         for lease in store.leases():
             highest = store.highest_voucher(lease.lease_id)
             assert highest is not None
