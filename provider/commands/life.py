@@ -153,7 +153,7 @@ def unit(
             typer.echo(text, nl=False)
             return
         confirm(f"{text}\nThis is written to {systemd.UNIT_PATH}.", yes=yes)
-        systemd.install(text)
+        systemd.install(text, systemd.UNIT_PATH)
     typer.echo(
         f"wrote {systemd.UNIT_PATH}; next: systemctl daemon-reload && systemctl enable --now {systemd.UNIT_NAME}"
     )

@@ -146,13 +146,16 @@ async def _first_frame(
         connection = Connection(engine, *accepted.result())
         try:
             frame = await connection.receive()
-        except (EOFError, OSError, frames.FrameError) as error:
+        except (EOFError, OSError) as error:
             raise EngineStartError("exited", await ended) from error
+        except frames.FrameError as error:
+            raise EngineStartError("protocol", f"the engine broke its protocol: {error}") from error
     finally:
         ended.cancel()
-    if frame["ev"] != "ready":
+    model = frame.get("model")
+    if frame.get("ev") != "ready" or not isinstance(model, dict):
         raise EngineStartError(str(frame.get("code")), str(frame.get("message")))
-    connection.model = dict(frame["model"])
+    connection.model = model
     return connection
 
 

@@ -74,6 +74,7 @@ def unit(
     yes: YesOption = False,  # noqa: FBT002
 ) -> None:
     """Print a systemd unit that starts the daemon with the machine, or install it."""
+    from provider import systemd
     from provider.sandbox import system_unit
 
     with errors():
@@ -82,7 +83,7 @@ def unit(
             typer.echo(text, nl=False)
             return
         confirm(f"{text}\nThis is written to {system_unit.UNIT_PATH}.", yes=yes)
-        system_unit.install(text)
+        systemd.install(text, system_unit.UNIT_PATH)
     typer.echo(f"wrote {system_unit.UNIT_PATH}")
     typer.echo(f"next: systemctl daemon-reload && systemctl enable --now {system_unit.UNIT_NAME}")
 

@@ -42,11 +42,3 @@ LimitCORE=0
 [Install]
 WantedBy=multi-user.target
 """
-
-
-def install(text: str) -> None:
-    """Writes it. Raises ConfigError, most often for want of rights."""
-    try:
-        UNIT_PATH.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{UNIT_PATH} cannot be written ({error.strerror}): run this as root") from error

@@ -12,6 +12,7 @@ from provider.enrolment import Enrolment, EnrolmentPlan, enrol
 from provider.owner import Owner
 from scripts.default_model import NAME
 from scripts.demo.chain import STAKE_CLAW
+from scripts.demo.failed import DemoFailed
 from scripts.demo.screen import usdc
 from scripts.demo.world import ETHER, SCRYPT_N, TREASURY, World, dev_signer, free_port, wait_for
 
@@ -112,8 +113,9 @@ class Provider:
         wait_for(f"the start of {self.name}'s engine", is_ready)
         pid = self.world.processes.pid(self.name)
         found = re.search(r"in the sandbox ([a-z-]+)", self.world.processes.log(self.name))
-        tier = found[1] if found else "unknown"
-        self.world.screen.note(self.name, f"worker {pid} serves {NAME} on {self.endpoint}, inside {tier}")
+        if found is None:
+            raise DemoFailed(f"{self.name} does not say in which sandbox its models run")
+        self.world.screen.note(self.name, f"worker {pid} serves {NAME} on {self.endpoint}, inside {found[1]}")
 
     def kill(self) -> None:
         """SIGKILL for its worker."""

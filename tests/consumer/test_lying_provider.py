@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from consumer import lease_client
-from consumer.exceptions import ProviderFailed, ProviderRefused, ReceiptRejected
+from consumer.exceptions import ProviderFailed, ProviderRefused, ReceiptRejected, StoreError
 from consumer.lease_client import Question, Text
+from consumer.store import Store
 from consumer.tokenizer import PromptCounter
-from protocol.headers import RefusalCode
+from protocol.headers import RefusalCode, Signed
+from protocol.typed_data import Receipt
 from tests.consumer.buyer import MESSAGES, PROMPT, Buyer, record_of
 from tests.support.lies import Lies, ReceiptLies, name_of
 from tests.support.lying_provider import TEXT, Identity, LyingProvider
@@ -116,6 +118,26 @@ async def test_without_final_receipt_the_last_part_is_paid(tmp_path: Path, count
         with pytest.raises(ProviderFailed, match="final receipt"):
             await found.ask()
         await until(lambda: found.buyer.cumulative == cost(len(TEXT) // PART * PART))
+
+
+async def test_what_the_disk_did_not_take_is_paid_once_it_does(
+    tmp_path: Path, counter: PromptCounter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider is honest: nothing of it is disputed, though its receipt is seen a second time."""
+    monkeypatch.setattr(lease_client, "PAY_PAUSES_S", ())
+    record, refusals = Store.record_receipt, iter([True])
+
+    def on_a_full_disk(store: Store, signed: Signed[Receipt], owed: int | None = None) -> None:
+        if signed.message.final and next(refusals, False):
+            raise StoreError("the disk is full")
+        record(store, signed, owed)
+
+    monkeypatch.setattr(Store, "record_receipt", on_a_full_disk)
+    async with dealing(tmp_path, counter, Lies()) as found:
+        assert await found.ask() == TEXT
+        assert found.buyer.cumulative == cost(len(TEXT))
+        assert next(refusals, None) is None
+        assert found.buyer.store.unfinished(found.buyer.lease_id) == []
 
 
 @pytest.mark.parametrize("lies", [Lies(is_silent=True), Lies(stalls_after=0), Lies(stalls_after=12)], ids=name_of)
