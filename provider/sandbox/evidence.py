@@ -58,7 +58,7 @@ def collect(client: Client, settings: dict[str, Any], name: str, listeners: Host
         facts = _first_line(container)
         seconds = time.monotonic() - started
         container.reload()
-        view = host_view.look(int(container.attrs["State"]["Pid"]))
+        view = host_view.settled(int(container.attrs["State"]["Pid"]))
     except (DockerException, RequestException) as error:
         raise ContainerError(f"the probe {name} was lost: {error}") from error
     finally:

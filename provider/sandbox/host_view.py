@@ -1,6 +1,7 @@
 """What the host itself sees of a running container: facts that code inside can neither fake nor hide."""
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from provider.sandbox import processes
 
 _GROUPS = Path("/sys/fs/cgroup")
 _NO_LIMIT = 1 << 60
+_ALIKE = 3
+_PAUSE_S = 0.05
+_SETTLED_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,20 @@ def look(pid: int) -> HostView:
         cpus=_cpus(pid),
         shared=_shared_namespaces(pid),
     )
+
+
+def settled(pid: int) -> HostView:
+    """The container once it shows the same platform three times in a row.
+
+    Systrap, too, traces a guest's process for a moment: while it makes it.
+    """
+    view, alike = look(pid), 1
+    end = time.monotonic() + _SETTLED_S
+    while alike < _ALIKE and time.monotonic() < end:
+        time.sleep(_PAUSE_S)
+        before, view = view, look(pid)
+        alike = alike + 1 if view.platform == before.platform else 1
+    return view
 
 
 def innermost(pid: int) -> int:

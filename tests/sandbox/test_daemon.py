@@ -119,7 +119,7 @@ def test_its_user_sees_what_a_probe_must_see(paths: SandboxPaths) -> None:
         client = Daemon(own).ensure()
         with containers.running(client, Tier.GVISOR_SYSTRAP, containers.Job("test", image.image_id, SLEEP)) as each:
             each.reload()
-            while (view := host_view.look(int(each.attrs["State"]["Pid"]))).platform == "":
+            while (view := host_view.settled(int(each.attrs["State"]["Pid"]))).platform == "":
                 time.sleep(0.05)
             assert (view.platform, view.memory, view.shared) == ("systrap", 2 << 30, None)
             assert not containers.is_orphan(each)
