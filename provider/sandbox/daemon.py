@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,7 +146,7 @@ class Daemon:
                 self._end(process.pid)
                 raise DaemonError(f"the sandbox's daemon was not ready after {START_S:.0f} s; see {self.paths.log}")
             time.sleep(_POLL_S)
-        process.returncode = 0  # it outlives us: nobody waits for it
+        threading.Thread(target=process.wait, name="sandbox daemon's end", daemon=True).start()  # leaves no zombie
         self._hand_over()
 
     def settings(self) -> dict[str, Any]:

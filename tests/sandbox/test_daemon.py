@@ -131,6 +131,19 @@ def test_its_user_sees_what_a_probe_must_see(paths: SandboxPaths) -> None:
     assert child.exitcode == 0
 
 
+def test_a_killed_daemon_is_no_zombie_of_who_started_it(paths: SandboxPaths) -> None:
+    running = Daemon(paths)
+    running.ensure().close()
+    pid = running.pid()
+    assert pid is not None
+    assert processes.parent(pid) == os.getpid()
+    os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 30
+    while processes.status(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert processes.status(pid) == {}
+
+
 def test_what_a_killed_daemon_left_is_cleared_before_the_next_starts(paths: SandboxPaths) -> None:
     image = build(paths, ENGINE)
     first = Daemon(paths)
