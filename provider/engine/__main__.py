@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from provider.backend import JsonOutput, Prompt
 from provider.engine import frames
 from provider.engine.errors import EngineStartError, GenerationError
+from provider.engine.host import EXIT_CODES
 
 if TYPE_CHECKING:
     from provider.engine.request import Request
 
-EXIT_CODES = {"model_missing": 3, "model_damaged": 4, "out_of_memory": 5}
 EXIT_NO_HOST = 6
 MAX_LOGPROBS = 20
 

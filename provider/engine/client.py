@@ -10,9 +10,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from provider.backend import Done, GenerationRequest, Prompt, Token, TopToken
+from provider.backend import Done, GenerationRequest, Prompt, Token
 from provider.engine import frames
-from provider.engine.errors import EngineCrashed, EngineError, EngineStartError, GenerationError
+from provider.engine.errors import EngineCrashed, EngineError, EngineStartError
+from provider.engine.expecting import (
+    CountFrame,
+    EmbedFrames,
+    Expected,
+    GenerationFrames,
+    Item,
+    RenderFrame,
+    Reply,
+    Started,
+    TokenizeFrame,
+)
 from provider.engine.host import EngineHost, EngineSettings
 from provider.engine.process import Connection, launch
 
@@ -25,16 +36,26 @@ RESTART_DELAYS_S = (0.1, 0.5, 2.0, 10.0)
 class EngineGeneration:
     """A running request: iterate for `Token`s, ending with one `Done`; raises EngineError when it fails."""
 
-    def __init__(self, connection: Connection, request_id: int) -> None:
+    def __init__(self, connection: Connection, request_id: int, expected: Expected) -> None:
         self._connection = connection
         self._id = request_id
-        self._frames: asyncio.Queue[frames.Frame | EngineError] = asyncio.Queue()
+        self._expected = expected
+        self._items: asyncio.Queue[Item | EngineError] = asyncio.Queue()
         self.prompt_tokens: int | None = None
         self.cached_tokens: int | None = None
 
-    def push(self, item: frames.Frame | EngineError) -> None:
-        """Called by the connection for every frame of this request."""
-        self._frames.put_nowait(item)
+    @property
+    def left(self) -> int:
+        """How many frames may still come; no more than that are ever kept."""
+        return self._expected.left
+
+    def push(self, frame: frames.Frame) -> None:
+        """Called by the connection for every frame of this request. Raises FrameError."""
+        self._items.put_nowait(self._expected.read(frame))
+
+    def fail(self, error: EngineError) -> None:
+        """Called by the connection when the engine has gone."""
+        self._items.put_nowait(error)
 
     async def send(self, frame: frames.Frame) -> None:
         """Sends the request itself. Raises EngineCrashed, GenerationError."""
@@ -64,37 +85,28 @@ class EngineGeneration:
     async def __aiter__(self) -> AsyncIterator[Token | Done]:
         try:
             while True:
-                item = self._read(await self.next_frame())
-                if item is not None:
-                    yield item
-                if isinstance(item, Done):
-                    return
+                match await self.next_item():
+                    case Started() as started:
+                        self.prompt_tokens, self.cached_tokens = started.prompt_tokens, started.cached_tokens
+                    case Token() as token:
+                        yield token
+                    case Done() as done:
+                        yield done
+                        return
         finally:
             self.forget()
 
-    async def next_frame(self) -> frames.Frame:
-        """The next frame of this request; raises the EngineError that ended it."""
-        item = await self._frames.get()
+    async def next_item(self) -> Item:
+        """What comes next for this request; raises the EngineError that ended it."""
+        item = await self._items.get()
         if isinstance(item, EngineError):
             raise item
-        if item["ev"] == "error":
-            raise GenerationError(str(item.get("code")), str(item.get("message")))
         return item
 
-    def _read(self, frame: frames.Frame) -> Token | Done | None:
-        """Raises EngineCrashed: an engine that was taken over sends what it likes."""
-        try:
-            match frame["ev"]:
-                case "started":
-                    self.prompt_tokens = int(frame["prompt_tokens"])
-                    self.cached_tokens = int(frame["cached_tokens"])
-                case "token":
-                    return _token(frame)
-                case "done":
-                    return Done(**{key: value for key, value in frame.items() if key not in ("ev", "id")})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise EngineCrashed(f"the engine broke its protocol: {error!r}") from error
-        return None
+    async def next_value(self) -> Any:
+        """The value of the next reply. Raises EngineError."""
+        item = await self.next_item()
+        return item.value if isinstance(item, Reply) else None
 
 
 class EngineClient:
@@ -158,39 +170,38 @@ class EngineClient:
 
     async def count(self, prompt: Prompt) -> int:
         """Tokens of the prompt as the model will read it. Raises EngineError."""
-        return int((await self._ask({"op": "count", "prompt": _prompt(prompt)}))["tokens"])
+        return int(await self._ask({"op": "count", "prompt": _prompt(prompt)}, CountFrame()))
 
     async def render(self, prompt: Prompt) -> str:
         """The prompt as text, without the start token that servers add themselves. Raises EngineError."""
-        return str((await self._ask({"op": "render", "prompt": _prompt(prompt)}))["text"])
+        return str(await self._ask({"op": "render", "prompt": _prompt(prompt)}, RenderFrame()))
 
     async def tokenize(self, text: str) -> list[tuple[int, bytes]]:
         """The text's tokens with their bytes, no special ones; some models begin with a space. Raises EngineError."""
-        frame = await self._ask({"op": "tokenize", "text": text})
-        pieces = [piece.encode("latin-1") for piece in frame["pieces"]]
-        return list(zip(frame["tokens"], pieces, strict=True))
+        found = await self._ask({"op": "tokenize", "text": text}, TokenizeFrame(len(text.encode(errors="replace"))))
+        return list(found)
 
     async def embed(self, prompts: list[Prompt]) -> list[list[float]]:
         """One vector of unit length for each prompt: the mean over its tokens. Raises EngineError."""
-        async with self._request({"op": "embed", "prompts": [_prompt(prompt) for prompt in prompts]}) as generation:
-            vectors: list[list[float]] = []
-            while (frame := await generation.next_frame())["ev"] == "embedding":
-                vectors.append(frame["vector"])
+        expected = EmbedFrames(len(prompts), self.dimensions)
+        async with self._request({"op": "embed", "prompts": list(map(_prompt, prompts))}, expected) as generation:
+            vectors = [await generation.next_value() for _ in prompts]
+            await generation.next_value()
             return vectors
 
     async def generate(self, request: GenerationRequest) -> EngineGeneration:
         """Starts a generation. Raises EngineCrashed if the engine cannot be reached; later errors come by iteration."""
-        generation = self._register()
+        generation = self._register(GenerationFrames(min(request.max_tokens, self.context), request.logprobs))
         await generation.send({"op": "generate", **asdict(request), "prompt": _prompt(request.prompt)})
         return generation
 
-    async def _ask(self, frame: frames.Frame) -> frames.Frame:
-        async with self._request(frame) as generation:
-            return await generation.next_frame()
+    async def _ask(self, frame: frames.Frame, expected: Expected) -> Any:
+        async with self._request(frame, expected) as generation:
+            return await generation.next_value()
 
     @contextlib.asynccontextmanager
-    async def _request(self, frame: frames.Frame) -> AsyncIterator[EngineGeneration]:
-        generation = self._register()
+    async def _request(self, frame: frames.Frame, expected: Expected) -> AsyncIterator[EngineGeneration]:
+        generation = self._register(expected)
         try:
             await generation.send(frame)
             yield generation
@@ -200,11 +211,11 @@ class EngineClient:
         finally:
             generation.forget()
 
-    def _register(self) -> EngineGeneration:
+    def _register(self, expected: Expected) -> EngineGeneration:
         if self._connection is None or not self._connection.is_open:
             raise EngineCrashed("the engine is restarting")
         request_id = next(self._ids)
-        generation = EngineGeneration(self._connection, request_id)
+        generation = EngineGeneration(self._connection, request_id, expected)
         self._connection.register(request_id, generation)
         return generation
 
@@ -236,8 +247,3 @@ class EngineClient:
 
 def _prompt(prompt: Prompt) -> dict[str, Any]:
     return {key: value for key, value in vars(prompt).items() if value is not None}
-
-
-def _token(frame: frames.Frame) -> Token:
-    top = tuple(TopToken(token, logprob, piece.encode("latin-1")) for token, logprob, piece in frame.get("top", ()))
-    return Token(frame["token"], frame["text"], frame["logprob"], frame.get("piece", "").encode("latin-1"), top)

@@ -7,6 +7,8 @@ from typing import Protocol
 
 SOCKET = "engine.sock"
 STDERR_BYTES = 4_096
+EXIT_CODES = {"model_missing": 3, "model_damaged": 4, "out_of_memory": 5}
+"""Of an engine that cannot start, by why."""
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 5.0
 

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from provider.engine.errors import EngineStartError
+from provider.engine.gguf_check import check_model
+from provider.engine.gguf_reader import BadModelError
 from provider.engine.llama_log import keep_errors, last_errors
 from provider.engine.threads import ThreadPool
 
-GGUF_MAGIC = b"GGUF"
 MAX_PIECE_BYTES = 1024
 LONE_CELLS = 256
 """Beyond so many cells llama.cpp's flash attention sums a batch of one row in another order than other batches."""
@@ -174,9 +175,8 @@ class Batcher:
 
 def _check_file(path: Path) -> None:
     try:
-        with path.open("rb") as file:
-            magic = file.read(len(GGUF_MAGIC))
+        check_model(path)
     except OSError as error:
         raise EngineStartError("model_missing", f"model file {path} cannot be read: {error.strerror}") from error
-    if magic != GGUF_MAGIC:
-        raise EngineStartError("model_damaged", f"{path} is not a GGUF file")
+    except BadModelError as error:
+        raise EngineStartError("model_damaged", f"{path} is not a model that is safe to load: {error}") from error

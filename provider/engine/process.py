@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from provider.engine import frames
 from provider.engine.errors import EngineCrashed, EngineError, EngineStartError, GenerationError
-from provider.engine.host import SOCKET, START_TIMEOUT_S, EngineHost, EngineSettings, RunningEngine
+from provider.engine.expecting import message, whole
+from provider.engine.host import EXIT_CODES, SOCKET, START_TIMEOUT_S, EngineHost, EngineSettings, RunningEngine
 
 _CHECKS = 4
 
@@ -17,7 +18,15 @@ _CHECKS = 4
 class Receiver(Protocol):
     """What takes the frames of one request, and the error that ends it."""
 
-    def push(self, item: frames.Frame | EngineError) -> None: ...
+    @property
+    def left(self) -> int:
+        """How many frames may still come."""
+
+    def push(self, frame: frames.Frame) -> None:
+        """Raises FrameError for a frame that may not come now."""
+
+    def fail(self, error: EngineError) -> None:
+        """Nothing more comes."""
 
 
 class Connection:
@@ -29,6 +38,8 @@ class Connection:
         self._writer = writer
         self._requests: dict[int, Receiver] = {}
         self._answered = True  # since the last look of the watch
+        self._unanswered_pings = 0
+        self._forgotten_left = 0  # frames that may still come for requests nobody listens to
         self._end = "the engine process ended"
         self.model: dict[str, Any] = {}
         self.is_open = True
@@ -39,7 +50,8 @@ class Connection:
 
     def forget(self, request_id: int) -> None:
         """Drops later frames with this id."""
-        self._requests.pop(request_id, None)
+        if receiver := self._requests.pop(request_id, None):
+            self._forgotten_left += receiver.left
 
     async def send(self, frame: frames.Frame) -> None:
         """Sends one frame. Raises EngineCrashed if the engine is gone, GenerationError if the frame is too long."""
@@ -65,18 +77,32 @@ class Connection:
             while True:
                 frame = await self.receive()
                 self._answered = True
-                if frame["ev"] != "pong" and (receiver := self._requests.get(frame["id"])):
-                    receiver.push(frame)
+                self._hand_on(frame)
         except (EOFError, OSError):
             pass
-        except (frames.FrameError, KeyError, TypeError) as error:
+        except frames.FrameError as error:
             self._end = f"the engine broke its protocol: {error}"
         finally:
             watch.cancel()
             self.is_open = False
             for receiver in self._requests.values():
-                receiver.push(EngineCrashed(self._end))
+                receiver.fail(EngineCrashed(self._end))
             self._requests.clear()
+
+    def _hand_on(self, frame: frames.Frame) -> None:
+        """Raises FrameError for a frame that nobody asked for, so that a flood of them ends."""
+        if frame.get("ev") == "pong":
+            self._unanswered_pings -= 1
+            if self._unanswered_pings < 0:
+                raise frames.FrameError("it answers pings that were not sent")
+        elif type(request_id := frame.get("id")) is not int:
+            raise frames.FrameError("a frame belongs to no request")
+        elif receiver := self._requests.get(request_id):
+            receiver.push(frame)
+        else:
+            self._forgotten_left -= 1
+            if self._forgotten_left < 0:
+                raise frames.FrameError("it sends more than was asked for")
 
     async def close(self) -> str:
         """Closes the socket, waits for the engine to end, and says how it ended."""
@@ -95,6 +121,7 @@ class Connection:
         while silent < _CHECKS:
             self._answered = not self._requests
             if self._requests and silent == 0:
+                self._unanswered_pings += 1
                 self._writer.write(frames.encode({"op": "ping"}))
             await asyncio.sleep(hang_s / _CHECKS)
             silent = 0 if self._answered else silent + 1
@@ -152,11 +179,24 @@ async def _first_frame(
             raise EngineStartError("protocol", f"the engine broke its protocol: {error}") from error
     finally:
         ended.cancel()
-    model = frame.get("model")
-    if frame.get("ev") != "ready" or not isinstance(model, dict):
-        raise EngineStartError(str(frame.get("code")), str(frame.get("message")))
-    connection.model = model
+    connection.model = _described(frame)
     return connection
+
+
+def _described(frame: frames.Frame) -> dict[str, Any]:
+    """What the first frame says of the model. Raises EngineStartError."""
+    model = frame.get("model")
+    if frame.get("ev") == "fatal":
+        code = frame.get("code")
+        raise EngineStartError(str(code) if code in EXIT_CODES else "exited", message(frame))
+    if frame.get("ev") != "ready" or not isinstance(model, dict):
+        raise EngineStartError("protocol", "the engine broke its protocol: it does not begin with its model")
+    try:
+        for name in ("context", "dimensions"):
+            whole(model, name)
+    except frames.FrameError as error:
+        raise EngineStartError("protocol", f"the engine broke its protocol: {error}") from error
+    return model
 
 
 def _bind(folder: Path) -> socket.socket:

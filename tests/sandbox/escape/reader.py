@@ -9,6 +9,7 @@ from typing import Any
 
 from provider.engine.client import EngineGeneration
 from provider.engine.errors import EngineError
+from provider.engine.expecting import GenerationFrames
 from provider.engine.process import Connection
 
 READ_S = 4.0
@@ -59,7 +60,7 @@ async def _read(link: socket.socket) -> bool:
     others: list[Any] = [_Engine()] * (len(inspect.signature(Connection).parameters) - 2)
     make: Any = Connection  # its first arguments stand for the process
     connection = make(*others, reader, writer)
-    generation = EngineGeneration(connection, _REQUEST)
+    generation = EngineGeneration(connection, _REQUEST, GenerationFrames(64, 4))
     connection.register(_REQUEST, generation)
     tasks = [asyncio.create_task(connection.dispatch(_HANG_S)), asyncio.create_task(_use(generation))]
     await asyncio.wait(tasks, timeout=READ_S, return_when=asyncio.FIRST_EXCEPTION)
