@@ -14,6 +14,7 @@ from consumer.checks import Answer
 from consumer.exceptions import ProviderFailed, ReceiptRejected
 from consumer.repeating import CHAT
 from consumer.transport import Response
+from consumer.turns import turn
 from protocol.exceptions import InvalidHeader
 from protocol.headers import Exposure, Signed
 from protocol.stream import StreamToken, parse_line
@@ -67,6 +68,7 @@ class AnswerStream:
         self._is_in_event = False
         self.has_ended = False
         self._sent = time.monotonic()
+        self._arrived = 0.0
         self.waited_s = 0.0
 
     def feed(self, lines: Iterable[str]) -> Iterator[Item]:
@@ -113,9 +115,13 @@ class AnswerStream:
             return None
         return ours
 
+    def arrived(self) -> None:
+        """What is fed next is here now: what it waits for its turn is not the provider's time."""
+        self._arrived = time.monotonic()
+
     def elapsed_ms(self) -> int:
-        """Milliseconds since the request was sent."""
-        return round((time.monotonic() - self._sent) * 1000)
+        """Milliseconds from the request's sending to the arrival of what is read now."""
+        return round(((self._arrived or time.monotonic()) - self._sent) * 1000)
 
     def _data(self, text: str) -> Choices | None:
         if text == "[DONE]":
@@ -203,6 +209,8 @@ async def items(response: Response, stream: AnswerStream, idle_s: float) -> Asyn
         waited = time.monotonic() - began
         if stream.answer.units_out:
             stream.waited_s += waited
+        stream.arrived()
+        await turn()
         for item in stream.feed(lines.feed(chunk)):
             yield item
         idle = idle + waited if stream.answer.units_out == tokens else 0.0

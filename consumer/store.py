@@ -3,8 +3,8 @@
 Amounts are decimal text in token base units. One process uses a file at a time. What is needed to send a request
 again, its body included, is kept until the request's end is known and then erased.
 
-`write` is for what many requests do at once: changes that wait together are committed together, on a thread of its own,
-so that the disk delays nobody twice. Everything else commits where it is called.
+`write` and `write_later` are for what many requests do at once: SQLite has the change when they return, and whoever
+waits for the disk waits together with the others. Everything else is on disk when the call returns.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import json
 import os
-import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from consumer.disk import Disk, sync
 from consumer.exceptions import StoreError, StoreInUse
 from consumer.records import Draft, LeaseRecord, Limits, OpenCost, OpenRequest, RequestState, Spent
 from protocol.headers import (
@@ -71,6 +71,7 @@ CREATE TABLE receipts (
 """
 
 
+_CHECKPOINT_EVERY = 256
 _OPEN = "state IN ('signed', 'admitted')"
 __all__ = ["LeaseRecord", "Store"]
 
@@ -83,8 +84,10 @@ class Store:
         identity = {"chain_id": str(domain.chain_id), "escrow": domain.escrow}
         self._commit_lock = threading.RLock()
         self._last_vouchers: dict[bytes, tuple[int, int]] = {}
-        self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
-        self._writer: threading.Thread | None = None
+        self._path = path
+        self._fault: StoreError | None = None
+        self._changes = 0
+        self._checkpoint: threading.Thread | None = None
         self._lock = None if only_reads else _lock(path)
         try:
             self._open(path, identity)
@@ -99,11 +102,11 @@ class Store:
             path.chmod(0o600)  # it holds prompts
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA synchronous=NORMAL")  # what is committed is written out here
             self._db.execute("PRAGMA secure_delete=ON")
             (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if tables == 0:
-                with self._transaction():
+                with self._changing():
                     for statement in _SCHEMA.split(";"):
                         self._db.execute(statement)
                     self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -117,6 +120,8 @@ class Store:
                 raise StoreError(
                     f"{path} belongs to another deployment: use that deployment's file, or choose another data folder"
                 )
+            self._log = os.open(f"{path}-wal", os.O_RDONLY)
+            self._disk = Disk(self._log)
         except (OSError, sqlite3.DatabaseError) as error:
             raise StoreError(
                 f"{path} cannot be opened ({error}): check the folder and the disk, or restore the file"
@@ -124,70 +129,55 @@ class Store:
 
     def close(self) -> None:
         """Closes the file, after what waits to be written."""
-        if self._writer is not None:
-            self._writes.put(None)
-            self._writer.join()
-            self._writer = None
+        self._disk.close()
+        with contextlib.suppress(StoreError):
+            sync(self._log)
+        if self._checkpoint is not None:
+            self._checkpoint.join()
         self._db.close()
+        os.close(self._log)
         self._unlock()
 
     def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
 
-    async def write(self, change: Callable[[], None]) -> None:
-        """Runs a change on the writer's thread; on disk once this returns. Raises StoreError."""
-        # a caller that is cancelled leaves a change that is made all the same
-        await asyncio.shield(self.begin(change))
+    def write(self, change: Callable[[], None]) -> asyncio.Future[None]:
+        """Makes a change; on disk, as soon as may be, once the future is done. It ends with StoreError if it is not."""
+        return self._begin(change, lambda: None, soon=True)
 
-    def begin(self, change: Callable[[], None]) -> asyncio.Future[None]:
-        """Runs a change on the writer's thread; on disk once the future is done, which nobody may cancel."""
-        if self._writer is None:
-            self._writer = threading.Thread(target=self._write_all, name="store", daemon=True)
-            self._writer.start()
+    def write_later(self, change: Callable[[], None], then: Callable[[], None]) -> asyncio.Future[None]:
+        """The same for what holds nobody up. Once it is on disk `then` is called, also if nobody waits any more."""
+        return self._begin(change, then, soon=False)
+
+    def _begin(self, change: Callable[[], None], then: Callable[[], None], *, soon: bool) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._writes.put(_Write(change, done))
+
+        def tell(failure: StoreError | None) -> None:
+            if failure is None:
+                then()
+            else:
+                self._fault = failure
+            if not done.cancelled():
+                done.set_exception(failure) if failure else done.set_result(None)
+
+        try:
+            with self._changing():
+                change()
+        except (StoreError, sqlite3.Error) as error:
+            done.set_exception(error)
+        else:
+            self._disk.write_out(tell, soon=soon)
+            self._changes += 1
+            if self._changes % _CHECKPOINT_EVERY == 0:
+                self._start_checkpoint()
         return done
 
-    def _write_all(self) -> None:
-        is_open = True
-        while is_open:
-            writes = [self._writes.get()]
-            while not self._writes.empty():
-                writes.append(self._writes.get())
-            is_open = None not in writes
-            waiting = [write for write in writes if write is not None]
-            failures = [self._write_one(waiting[0])] if len(waiting) == 1 else self._write_batch(waiting)
-            _tell(list(zip(waiting, failures, strict=True)))
-
-    def _write_one(self, write: "_Write") -> Exception | None:
-        try:
-            with self._transaction():
-                write.change()
-        except (StoreError, sqlite3.Error) as error:
-            return error
-        return None
-
-    def _write_batch(self, writes: "list[_Write]") -> list[Exception | None]:
-        """All in one commit; a change that fails is undone by itself, unless with it SQLite undid all, as does a commit
-        that fails."""
-        failures: list[Exception | None] = []
-        if not writes:
-            return failures
-        try:
-            with self._transaction():
-                for write in writes:
-                    try:
-                        with self._transaction():
-                            write.change()
-                        failures.append(None)
-                    except StoreError as error:
-                        if not self._db.in_transaction:
-                            raise
-                        failures.append(error)
-        except (StoreError, sqlite3.Error) as error:
-            return [error] * len(writes)
-        return failures
+    def _start_checkpoint(self) -> None:
+        """Moves what the log holds into the file, beside other work."""
+        if self._checkpoint is None or not self._checkpoint.is_alive():
+            self._checkpoint = threading.Thread(target=_checkpoint, args=(self._path,), name="checkpoint", daemon=True)
+            self._checkpoint.start()
 
     def add_lease(self, record: LeaseRecord) -> None:
         """Keeps a lease that is about to be opened; adding it again changes nothing."""
@@ -392,62 +382,42 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """One commit, or a part of the one that this thread has begun."""
+        """A change that is on disk when this ends, or a part of the one that is under way."""
         with self._commit_lock:
-            begin, commit, undo = (
-                ("SAVEPOINT part", ("RELEASE part",), ("ROLLBACK TO part", "RELEASE part"))
-                if self._db.in_transaction
-                else ("BEGIN IMMEDIATE", ("COMMIT",), ("ROLLBACK",))
-            )
-            try:
-                self._db.execute(begin)
+            if self._db.in_transaction:
                 yield
-                for statement in commit:
-                    self._db.execute(statement)
+                return
+            with self._changing():
+                yield
+        try:
+            sync(self._log)
+        except StoreError as error:
+            self._fault = error
+            raise
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One commit, which the system has and the disk may not have yet."""
+        with self._commit_lock:
+            if self._fault is not None:
+                raise self._fault
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+                self._db.execute("COMMIT")
             except BaseException as error:
                 self._last_vouchers.clear()
                 if self._db.in_transaction:
-                    for statement in undo:
-                        self._db.execute(statement)
+                    self._db.execute("ROLLBACK")
                 if isinstance(error, sqlite3.OperationalError):
                     raise StoreError(f"the records cannot be written: {error}") from error
                 raise
 
 
-class _Write:
-    """A change on its way to the disk."""
-
-    def __init__(self, change: Callable[[], None], done: asyncio.Future[None]) -> None:
-        self.change = change
-        self._done = done
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """Where it is waited for."""
-        return self._done.get_loop()
-
-    def finish(self, failure: Exception | None) -> None:
-        """Tells who waits, if anybody does any more; on its loop."""
-        if self._done.cancelled():
-            return
-        if failure is None:
-            self._done.set_result(None)
-        else:
-            self._done.set_exception(failure)
-
-
-def _tell(finished: list[tuple[_Write, Exception | None]]) -> None:
-    """Wakes each loop once, for all that wait there."""
-    loops = {write.loop for write, _ in finished}
-    for loop in loops:
-        mine = [(write, failure) for write, failure in finished if write.loop is loop]
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(_finish, mine)
-
-
-def _finish(finished: list[tuple[_Write, Exception | None]]) -> None:
-    for write, failure in finished:
-        write.finish(failure)
+def _checkpoint(path: Path) -> None:
+    """What cannot be moved now is moved the next time."""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def _lock(path: Path) -> int:

@@ -122,7 +122,7 @@ class VoucherBook:
             elif (before := self._open.get(message.seq)) is not None:
                 self._set(message.seq, OpenCost(before.most, cost))
 
-        await self._write(lambda: self._store.record_receipt(receipt, owed), owe)
+        await self._store.write_later(lambda: self._store.record_receipt(receipt, owed), owe)
 
     async def voucher(self) -> Signed[Voucher]:
         """For all that is owed now. Raises StoreError."""
@@ -134,15 +134,15 @@ class VoucherBook:
 
     async def admitted(self, seq: int) -> None:
         """The provider began to answer. Raises StoreError."""
-        await self._store.write(lambda: self._store.admitted(self._record.lease_id, seq))
+        await self._store.write_later(lambda: self._store.admitted(self._record.lease_id, seq), lambda: None)
 
     async def refused(self, seq: int) -> None:
         """The provider did not take a request: it costs nothing. Raises StoreError."""
-        await asyncio.shield(self._refused(seq))
+        await self._refused(seq)
 
     async def dispute(self, seq: int) -> None:
         """Nothing more is signed for a request, beyond what is owed for it already. Raises StoreError."""
-        await self._write(
+        await self._store.write_later(
             lambda: self._store.dispute(self._record.lease_id, seq),
             lambda: self._end(seq, self._open[seq].owed) if seq in self._open else None,
         )
@@ -152,17 +152,9 @@ class VoucherBook:
         await (self.dispute(seq) if self._open[seq].owed else self.refused(seq))
 
     def _refused(self, seq: int) -> asyncio.Future[None]:
-        return self._begin(lambda: self._store.release(self._record.lease_id, seq), lambda: self._end(seq, 0))
-
-    async def _write(self, change: Callable[[], None], then: Callable[[], None]) -> None:
-        """Raises StoreError."""
-        await asyncio.shield(self._begin(change, then))
-
-    def _begin(self, change: Callable[[], None], then: Callable[[], None]) -> asyncio.Future[None]:
-        """What follows in memory follows also when nobody waits any more: a request may be cancelled at any time."""
-        done = self._store.begin(change)
-        done.add_done_callback(lambda done: None if done.exception() else then())
-        return done
+        return self._store.write_later(
+            lambda: self._store.release(self._record.lease_id, seq), lambda: self._end(seq, 0)
+        )
 
     def _set(self, seq: int, cost: OpenCost) -> None:
         """A request may cost this from now on, and is known to cost some of it."""

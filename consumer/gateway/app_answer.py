@@ -22,6 +22,7 @@ from consumer.gateway.errors import error_body, error_response
 from consumer.gateway.events import Asked, Chunk, Leg, Routed, RouteFailed, Vectors
 from consumer.gateway.settings import GatewaySettings
 from consumer.gateway.status import Outcome, Requests
+from consumer.turns import turn
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
@@ -102,6 +103,7 @@ class AnswerEndpoint:
         self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await turn()
         try:
             key = self._keys.identify(header(scope, b"authorization"))
             with self._requests.begin():

@@ -14,6 +14,7 @@ class JoinedWrites(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Of one client."""
+        transport.set_write_buffer_limits(high=0)  # uvloop then writes at once
         super().connection_made(cast("asyncio.Transport", _Joining(transport)))
 
 

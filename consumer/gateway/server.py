@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -22,8 +21,6 @@ from consumer.session import Session
 MAX_CONNECTIONS = 2048
 KEEP_ALIVE_S = 75
 _BACKLOG = 1024
-SWITCH_S = 0.0005
-"""How long the thread that writes to disk waits for its turn beside a busy event loop."""
 
 
 def run(session: Session, config: ConsumerConfig, announce: Callable[[str], None]) -> None:
@@ -31,7 +28,6 @@ def run(session: Session, config: ConsumerConfig, announce: Callable[[str], None
 
     Raises ConfigUnusable, StoreError, TokenizerUnusable, ChainError.
     """
-    sys.setswitchinterval(SWITCH_S)
     with _listening(config.gateway) as listening:
         uvloop.run(_run(session, config, listening, announce))
 

@@ -1,0 +1,90 @@
+"""Waiting for the disk, for many at once: what was written before a write-out begins is on disk when it ends.
+
+A quick disk is waited for on the spot: a thread would wait longer for Python's lock than for the disk. A slow one is
+waited for in a thread, beside other work.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from consumer.exceptions import StoreError
+
+QUICK_S = 0.002
+SPACING_S = 0.001
+"""Between two write-outs, so that under load one serves several requests."""
+LATER_S = 0.005
+"""How long what nobody is held up by waits for company."""
+_WEIGHT = 0.2
+Told = Callable[[StoreError | None], None]
+
+
+class Disk:
+    """One file's way to the disk, for one event loop at a time."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: list[Told] = []
+        self._due: asyncio.TimerHandle | None = None
+        self._due_at = 0.0
+        self._is_busy = False
+        self._last = 0.0
+        self._typical_s = 0.0
+
+    def write_out(self, told: Told, *, soon: bool) -> None:
+        """Calls `told` on the event loop once all that was written so far is on disk, or may not be."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self.close()
+            self._loop = loop
+        self._waiting.append(told)
+        if not self._is_busy:
+            self._plan(loop, self._last + SPACING_S if soon else loop.time() + LATER_S)
+
+    def close(self) -> None:
+        """Those who wait are told nothing any more."""
+        if self._due is not None:
+            self._due.cancel()
+        self._loop, self._due, self._is_busy, self._waiting = None, None, False, []
+
+    def _plan(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        if self._due is None or at < self._due_at:
+            if self._due is not None:
+                self._due.cancel()
+            self._due, self._due_at = loop.call_at(at, self._begin, loop), at
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._due, self._is_busy, self._last = None, True, loop.time()
+        waiting, self._waiting = self._waiting, []
+        if self._typical_s < QUICK_S:
+            self._end(loop, waiting, _synced(self._descriptor))
+        else:
+            work = loop.run_in_executor(None, _synced, self._descriptor)
+            work.add_done_callback(lambda done: self._end(loop, waiting, done.result()))
+
+    def _end(self, loop: asyncio.AbstractEventLoop, waiting: list[Told], failure: StoreError | None) -> None:
+        if loop is not self._loop:
+            return
+        self._is_busy = False
+        self._typical_s += _WEIGHT * (loop.time() - self._last - self._typical_s)
+        if self._waiting:
+            self._plan(loop, self._last + SPACING_S)
+        for told in waiting:
+            told(failure)
+
+
+def sync(descriptor: int) -> None:
+    """Raises StoreError: after a write-out that failed nobody knows what is on disk."""
+    try:
+        os.fdatasync(descriptor)
+    except OSError as error:
+        raise StoreError(f"the disk did not take the records ({error.strerror}): mend it, then start again") from error
+
+
+def _synced(descriptor: int) -> StoreError | None:
+    try:
+        sync(descriptor)
+    except StoreError as error:
+        return error
+    return None
