@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provider.commands.common import YesOption, confirm, errors
+from provider.sandbox.run_command import run
 
 if TYPE_CHECKING:
     from provider.sandbox.probe import TierResult
 
 app = typer.Typer(help="What other people's work runs in: set it up, try it, look after it.", no_args_is_help=True)
+app.command("run")(run)
 
 FolderOption = Annotated[
     Path | None,

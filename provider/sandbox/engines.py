@@ -201,10 +201,11 @@ def limits_of(settings: EngineSettings) -> Limits:
         )
     except ConfigError as error:
         raise EngineStartError("model_damaged", str(error)) from error
-    cores = len(os.sched_getaffinity(0))
+    cores = tuple(sorted(os.sched_getaffinity(0)))  # the worker's: the daemon's containers do not inherit them
     return Limits(
         memory=need + need // 4 + _OVERHEAD_BYTES,
-        cpus=min(settings.threads + 1, cores),
+        cpus=min(settings.threads + 1, len(cores)),
+        cores=cores,
         pids=_PIDS + 2 * settings.threads,
         tmp=_TMP_BYTES,
     )

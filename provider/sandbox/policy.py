@@ -22,10 +22,11 @@ _LEAST_FILES = 64
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a container may take; sizes in bytes."""
+    """How much a container may take; sizes in bytes. `cores` are those it keeps to, by number; none for any."""
 
     memory: int = 2 << 30
     cpus: float = 1.0
+    cores: tuple[int, ...] = ()
     pids: int = 512
     tmp: int = 64 << 20
     open_files: int = 1024
@@ -114,6 +115,7 @@ def _host_settings(tier: Tier, limits: Limits, mounts: tuple[Mount, ...]) -> dic
         "Memory": limits.memory,
         "MemorySwap": limits.memory,  # of both together: no swap
         "NanoCpus": round(limits.cpus * 1e9),
+        "CpusetCpus": ",".join(str(core) for core in limits.cores),
         "PidsLimit": max(limits.pids, MIN_PIDS_GVISOR) if tier.is_gvisor else limits.pids,
         "Ulimits": [
             {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},

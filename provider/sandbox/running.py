@@ -7,6 +7,7 @@ read after the last of its processes has ended.
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -45,6 +46,7 @@ class Ending(StrEnum):
 
     EXITED = "exited"
     TIME = "time"
+    PROCESSOR = "processor"
     MEMORY = "memory"
     OUTPUT = "output"
     STOPPED = "stopped"
@@ -55,10 +57,13 @@ class Ending(StrEnum):
 class RunLimits:
     """How much a run may take: `seconds` of time, `work` bytes in `work_files` files, `output` bytes to print.
 
-    `box` is what any container is limited in. What is in the work folder counts as memory.
+    `processor` is in seconds of one core, all processes together, as the host counts them: gVisor's own work, about
+    half a second for the start, is in it. `box` is what any container is limited in. What is in the work folder counts
+    as memory.
     """
 
     seconds: float = 60.0
+    processor: float = math.inf
     box: Limits = field(default_factory=lambda: Limits(memory=512 << 20, pids=64, tmp=16 << 20))
     work: int = 64 << 20
     work_files: int = 1024
@@ -69,6 +74,8 @@ class RunLimits:
         """Refuses what could never run."""
         if not 0 < self.seconds <= 7 * 86_400 or self.output < 0:
             raise ValueError("a run lasts up to a week, and its output is limited")
+        if not self.processor > 0:
+            raise ValueError("a run needs some seconds of the processor")
 
 
 @dataclass(frozen=True)
@@ -183,10 +190,12 @@ def _watched(
         gauge = _gauge(container)
         seen: list[Figures] = []
 
-        def look() -> bool:
+        def look() -> Stop | None:
             if gauge and (now := gauge.read()):
                 seen[:] = [now]
-            return stop.is_set()
+                if now.cpu_s >= limits.processor:
+                    return Stop.PROCESSOR
+            return Stop.ASKED if stop.is_set() else None
 
         cause = pump(link.socket, given or b"", printed, limits.output, started + limits.seconds, look)
         if cause is not Stop.ENDED:
@@ -220,6 +229,8 @@ def explain(state: dict[str, Any], cause: Stop, limits: RunLimits, peak: int) ->
     memory = f"{limits.box.memory / 2**20:,.0f} MiB of memory, which hold its work folder too; allow more of it"
     if cause is Stop.TIME:
         return Ending.TIME, None, f"it was ended after {limits.seconds:g} s; allow more time"
+    if cause is Stop.PROCESSOR:
+        return Ending.PROCESSOR, None, f"it was ended after {limits.processor:g} s of the processor; allow more of them"
     if cause is Stop.OUTPUT:
         return Ending.OUTPUT, None, f"it was ended for printing more than {limits.output:,} bytes; let it write a file"
     if cause is Stop.ASKED:

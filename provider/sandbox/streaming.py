@@ -27,6 +27,7 @@ class Stop(Enum):
 
     ENDED = auto()
     TIME = auto()
+    PROCESSOR = auto()
     OUTPUT = auto()
     ASKED = auto()
 
@@ -66,9 +67,9 @@ def pump(
     printed: Callable[[Stream, bytes], None],
     most: int,
     until: float,
-    asked: Callable[[], bool],
+    look: Callable[[], Stop | None],
 ) -> Stop:
-    """Carries until the program has closed its output, `most` bytes were printed, it is `until`, or `asked()`.
+    """Carries until the program has closed its output, `most` bytes were printed, it is `until`, or `look` says so.
 
     No more than `most` bytes are handed on. Raises ContainerError, and whatever `printed` raises.
     """
@@ -81,8 +82,8 @@ def pump(
             if now >= until:
                 return Stop.TIME
             if now >= next_look:
-                if asked():
-                    return Stop.ASKED
+                if cause := look():
+                    return cause
                 next_look = now + _LOOK_S
             ready = {event for _, event in selector.select(min(_LOOK_S, until - now))}
             if any(event & selectors.EVENT_WRITE for event in ready):

@@ -1,6 +1,7 @@
 """Running a program of somebody else's: files in, output while it comes, results out, every end explained, no trace."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -129,6 +130,28 @@ def test_time_runs_out(go: Go, tier: Tier) -> None:
     assert 2.5 <= outcome.seconds < 9
     assert "2.5 s; allow more time" in outcome.why
     assert outcome.results.files == {"begun": 4}
+
+
+@two_tiers
+def test_the_processor_runs_out_though_its_work_is_spread(go: Go, tier: Tier) -> None:
+    """Four processes that take turns: no limit of one process would see it."""
+    source = "import os\nopen('out/begun', 'w').close(); os.fork(); os.fork()\nwhile True: pass"
+    outcome, _ = go(source, tier, replace(SMALL, processor=2.0))
+    assert (outcome.ending, outcome.exit_code) == (Ending.PROCESSOR, None)
+    assert "2 s of the processor; allow more" in outcome.why
+    assert outcome.results.files == {"begun": 0}
+
+
+def test_time_that_is_slept_is_none_of_the_processor(go: Go) -> None:
+    outcome, _ = go("import time; time.sleep(3)", limits=replace(SMALL, processor=2.0))
+    assert outcome.succeeded, outcome
+
+
+def test_a_container_keeps_to_its_cores(go: Go) -> None:
+    last = max(os.sched_getaffinity(0))
+    limits = replace(SMALL, box=replace(SMALL.box, cores=(last,)))
+    outcome, said = go("import os; print(os.sched_getaffinity(0))", limits=limits)
+    assert (outcome.succeeded, said) == (True, f"{{{last}}}\n")
 
 
 @tiers
@@ -330,3 +353,5 @@ def test_limits_that_mean_none_are_refused() -> None:
     for wrong in ({"seconds": 0}, {"seconds": float("inf")}, {"seconds": float("nan")}, {"output": -1}):
         with pytest.raises(ValueError, match="a run lasts"):
             RunLimits(**wrong)
+    with pytest.raises(ValueError, match="seconds of the processor"):
+        RunLimits(processor=0.0)

@@ -1,0 +1,34 @@
+"""Finds where a program may run: the tier that works here, and the image, loaded."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from provider.sandbox import containers
+from provider.sandbox.daemon import Daemon
+from provider.sandbox.image.build import load
+from provider.sandbox.image.contents import ENGINE
+from provider.sandbox.image.known import current
+from provider.sandbox.paths import SandboxPaths
+from provider.sandbox.probe import find_tier
+from provider.sandbox.remembering import recall, remember
+from provider.sandbox.running import Place
+
+
+@contextmanager
+def open_place(paths: SandboxPaths) -> Iterator[Place]:
+    """A place to run in, cleared of what dead processes left.
+
+    Raises DaemonError, ImageError, and NoSandboxError where no tier keeps its promises: then nothing runs.
+    """
+    image = current(paths, ENGINE)
+    client = Daemon(paths).ensure()
+    try:
+        tier = recall(paths, image)
+        if tier is None:
+            tier = find_tier(paths).tier
+            remember(paths, image, tier)
+        containers.remove_orphans(client)
+        load(client, image)
+        yield Place(client, paths, tier, image.image_id)
+    finally:
+        client.close()
