@@ -2,10 +2,11 @@
 
 from typing import Any, cast
 
+from jinja2 import TemplateError
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from provider.backend import Prompt
-from provider.engine.errors import GenerationError
+from provider.engine.errors import EngineStartError, GenerationError
 from provider.engine.llama import Model
 
 PLAIN_TEMPLATE = (
@@ -22,14 +23,18 @@ class Prompts:
     """Renders and tokenizes the prompts of one model."""
 
     def __init__(self, model: Model) -> None:
+        """Raises EngineStartError `model_damaged` for a template that is none."""
         self._model = model
         self.template = model.metadata("tokenizer.chat_template") or PLAIN_TEMPLATE
         self._bos = model.special_text("tokenizer.ggml.bos_token_id")
-        self._formatter = Jinja2ChatFormatter(
-            template=self.template,
-            eos_token=model.special_text("tokenizer.ggml.eos_token_id"),
-            bos_token=self._bos,
-        )
+        try:
+            self._formatter = Jinja2ChatFormatter(
+                template=self.template,
+                eos_token=model.special_text("tokenizer.ggml.eos_token_id"),
+                bos_token=self._bos,
+            )
+        except (TemplateError, RecursionError, SyntaxError, OverflowError, MemoryError) as error:
+            raise EngineStartError("model_damaged", f"the model's chat template cannot be used: {error}") from error
         self.has_tools = self._writes_tools()
 
     def tokens(self, prompt: Prompt) -> list[int]:

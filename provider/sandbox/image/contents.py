@@ -30,7 +30,12 @@ class Recipe:
     command: tuple[str, ...]
 
 
-ENGINE = Recipe("engine", ("provider.engine.__main__",), ("llama-cpp-python", "numpy"), ("-m", "provider.engine"))
+ENGINE = Recipe(
+    "engine",
+    ("provider.engine.__main__", "provider.engine.gguf_check"),
+    ("llama-cpp-python", "numpy"),
+    ("-m", "provider.engine"),
+)
 
 
 @dataclass
