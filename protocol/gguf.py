@@ -10,6 +10,7 @@ from protocol.exceptions import InvalidDocument
 _MAGIC = b"GGUF"
 _MAX_FIELDS = 65_536
 _MAX_HEADER_BYTES = 256 * 1024 * 1024
+_MAX_TEXTS = 1 << 21  # of all lists: each costs memory, however short
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
@@ -35,6 +36,7 @@ class _HeaderReader:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._read = 0
+        self._texts = 0
 
     def read(self) -> GgufHeader:
         if self._take(4) != _MAGIC:
@@ -71,6 +73,9 @@ class _HeaderReader:
             return head + self._take(count * struct.calcsize("<" + _SCALARS[kind]))
         if kind != _STRING:
             raise ValueError(f"array of type {kind}")
+        self._texts += count
+        if self._texts > _MAX_TEXTS:
+            raise ValueError(f"lists of more than {_MAX_TEXTS} texts are not supported")
         return head + b"".join(self._string()[0] for _ in range(count))
 
     def _string(self) -> tuple[bytes, bytes]:

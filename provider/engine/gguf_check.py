@@ -28,7 +28,7 @@ _KEY = re.compile(rb"[!-~]+")
 _TOKENS, _TEMPLATE = "tokenizer.ggml.tokens", "tokenizer.chat_template"
 _ONE_PER_TOKEN = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 _FIGURES = {  # of the architecture: the least and the most that can be meant
-    "block_count": (1, 1_024),
+    "block_count": (1, 512),
     "context_length": (1, 1 << 27),
     "embedding_length": (1, 1 << 17),
     "feed_forward_length": (0, 1 << 20),
@@ -77,6 +77,7 @@ class _Metadata:
         self._values: dict[str, Value] = {}
         self._lengths: dict[str, int] = {}
         self._texts = 0
+        self._missing_byte: int | None = None
         for number in range(count):
             name = reader.text(MAX_KEY_BYTES, f"the name of key {number}")
             if not _KEY.fullmatch(name):
@@ -131,6 +132,8 @@ class _Metadata:
             if text and text in seen:
                 raise BadModelError(f"token {number} has the text of another one")
             seen.add(text)
+        missing = (byte for byte in range(256) if b"<0x%02X>" % byte not in seen and bytes([byte]) not in seen)
+        self._missing_byte = next(missing, None)
 
     def alignment(self) -> int:
         """Of tensors in the file, in bytes."""
@@ -166,6 +169,8 @@ class _Metadata:
         tokens = self._lengths.get(_TOKENS)
         if tokens is None:
             raise BadModelError("it has no vocabulary")
+        if self._values.get("tokenizer.ggml.model") == "llama" and self._missing_byte is not None:
+            raise BadModelError(f"no token stands for the byte {self._missing_byte}: a prompt with it ends the process")
         for key in _ONE_PER_TOKEN:
             if self._lengths.get(key, tokens) != tokens:
                 raise BadModelError(f"{key} has {self._lengths[key]:,} entries for {tokens:,} tokens")

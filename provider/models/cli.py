@@ -22,17 +22,39 @@ def add(
     config: ConfigOption,
     name: Annotated[str | None, typer.Option(help="Name for clients; by default the one everybody knows.")] = None,
 ) -> None:
-    """Read a model file and register it under a name."""
+    """Check a model file, read it, and register it under a name."""
     from provider.config import load_config
     from provider.models.library import ModelLibrary
+    from provider.sandbox.daemon import Daemon
+    from provider.sandbox.model_checks import open_checks
+    from provider.sandbox.paths import SandboxPaths
 
     try:
+        if Daemon(SandboxPaths.find()).answers():
+            with open_checks() as checks:
+                checks.check(path)
+        else:
+            typer.echo("not checked, as the sandbox does not run: the engine checks it before it loads it", err=True)
         model = ModelLibrary(load_config(config).provider.data).add(path, name, _show)
     except (ProviderError, ProtocolError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(f"{model.entry.name}  {model.entry.quantisation}  {model.entry.gguf_sha256}")
     typer.echo("next: publish an offer of it with `clawmarket provider init`")
+
+
+@app.command()
+def check(path: Annotated[Path, typer.Argument(help="GGUF file.")]) -> None:
+    """Say whether a model file is safe to load, found out in the sandbox."""
+    from provider.sandbox.model_checks import open_checks
+
+    try:
+        with open_checks() as checks:
+            checks.check(path)
+    except ProviderError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{path}  safe to load")
 
 
 @app.command()

@@ -6,6 +6,8 @@ machine's own reads a stranger's file first. A verdict is remembered for the fil
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,16 @@ from provider.files import write_whole
 from provider.models.files import FileDigests
 from provider.sandbox import containers
 from provider.sandbox.containers import Job
-from provider.sandbox.daemon import Client
+from provider.sandbox.daemon import Client, Daemon
 from provider.sandbox.engines import MODELS
 from provider.sandbox.errors import ContainerError
 from provider.sandbox.image.build import BuiltImage, load
+from provider.sandbox.image.contents import ENGINE
 from provider.sandbox.image.interpreter import program
+from provider.sandbox.image.known import current
 from provider.sandbox.paths import SandboxPaths
 from provider.sandbox.policy import Limits, Mount
+from provider.sandbox.serving import open_sandbox
 from provider.sandbox.tiers import Tier
 
 ROLE = "model-check"
@@ -77,6 +82,18 @@ class ModelChecks:
                 return _verdict(container, time.monotonic() + within_s)
             except _GONE as error:
                 raise ContainerError(f"the check of {model} cannot be followed to its end: {error}") from error
+
+
+@contextmanager
+def open_checks(paths: SandboxPaths | None = None) -> Iterator[ModelChecks]:
+    """The checks in this machine's sandbox, for the time of the block. Raises NoSandboxError, ImageError."""
+    paths = paths or SandboxPaths.find()
+    tier = open_sandbox(paths).tier
+    client = Daemon(paths).client()
+    try:
+        yield ModelChecks(client, paths, tier, current(paths, ENGINE))
+    finally:
+        client.close()
 
 
 def _verdict(container: Container, until: float) -> str:

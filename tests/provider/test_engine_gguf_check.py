@@ -66,8 +66,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "scores without end": (number(value("tokenizer.ggml.scores") + 8, "Q", 2**61), "ends inside"),
     "a score that is none": (number(value("tokenizer.ggml.scores") + 16, "f", float("nan")), "no number"),
     "a token twice": (lambda data: data.replace(b"<0x41>", b"<0x42>"), "the text of another one"),
+    "a byte without token": (lambda data: data.replace(b"<0x41>", b"<0xzz>"), "for the byte 65"),
     "a token that is not there": (scalar("tokenizer.ggml.bos_token_id", 70_000), "bos_token_id is 70000"),
     "no layers": (scalar("llama.block_count", 0), "block_count is 0"),
+    "more layers than llama.cpp knows": (scalar("llama.block_count", 513), "block_count is 513"),
     "heads without end": (scalar("llama.attention.head_count", 2**31), "head_count is"),
     "an unknown value type": (number(value("llama.block_count"), "I", 77), "unknown type 77"),
     "too many dimensions": (tensor(0, 5), "5 dimensions"),
@@ -188,21 +190,25 @@ def test_memory_does_not_follow_what_a_file_announces(tmp_path: Path) -> None:
 _LOAD = """
 import sys, llama_cpp
 model = llama_cpp.llama_model_load_from_file(sys.argv[1].encode(), llama_cpp.llama_model_default_params())
-sys.exit(0 if model else 4)
+if not model:
+    sys.exit(4)
+tokens = (llama_cpp.llama_token * 16)()
+llama_cpp.llama_tokenize(llama_cpp.llama_model_get_vocab(model), b"A", 1, tokens, 16, True, True)
 """
 
 
 def load_unchecked(path: Path) -> int:
-    """How a process ends that loads the file without the check; negative for a signal."""
+    """How a process ends that loads the file without the check and tokenizes; negative for a signal."""
     environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
     line = [sys.executable, "-c", _LOAD, str(path)]
     return subprocess.run(line, env=environment, capture_output=True, check=False, timeout=120).returncode
 
 
-def test_a_file_that_ends_the_loader_by_a_signal_is_refused_in_words(tmp_path: Path) -> None:
-    path = damaged("a token twice", tmp_path / "twice.gguf")
+@pytest.mark.parametrize("name", ["a token twice", "a byte without token", "more layers than llama.cpp knows"])
+def test_a_file_that_ends_the_loader_by_a_signal_is_refused_in_words(name: str, tmp_path: Path) -> None:
+    path = damaged(name, tmp_path / "damaged.gguf")
     assert load_unchecked(path) < 0
-    with pytest.raises(BadModelError, match="the text of another one"):
+    with pytest.raises(BadModelError):
         check_model(path)
 
 

@@ -1,6 +1,7 @@
 """Model files are described by their own bytes."""
 
 import hashlib
+import struct
 from pathlib import Path
 
 import gguf
@@ -51,6 +52,17 @@ def test_hostile_lengths_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "hostile.gguf"
     path.write_bytes(b"GGUF" + b"\x03\0\0\0" + b"\0" * 8 + b"\x01" + b"\0" * 7 + b"\xff" * 8)
     with pytest.raises(ConfigError, match="not a readable"):
+        read_header(path)
+
+
+def test_a_list_of_countless_empty_texts_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    path = tmp_path / "hostile.gguf"
+    key = b"tokenizer.ggml.merges"
+    head = struct.pack("<4sIQQQ", b"GGUF", 3, 1, 1, len(key)) + key + struct.pack("<IIQ", 9, 8, 2**24)
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + 8 * 2**24)
+    with pytest.raises(ConfigError, match="texts are not supported"):
         read_header(path)
 
 

@@ -1,6 +1,9 @@
 """Model files checked in a container of their own, before anything of this machine's reads them."""
 
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +11,10 @@ import pytest
 from provider.exceptions import ConfigError
 from provider.sandbox import containers, model_checks
 from provider.sandbox.model_checks import ModelChecks
+from provider.sandbox.paths import VARIABLE
 from provider.sandbox.policy import Limits
 from provider.sandbox.tiers import PRODUCTION_TIERS, Tier
+from tests.support.anvil import ROOT
 from tests.support.engines import tiny_model
 from tests.support.sandbox import Sandbox
 
@@ -75,3 +80,20 @@ def test_a_check_that_needs_too_much_memory_is_ended(
     with pytest.raises(ConfigError, match="more than 32 MiB of memory"):
         checks_of(sandbox).check(path)
     assert is_nothing_left(sandbox)
+
+
+def models(sandbox: Sandbox, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, VARIABLE: str(sandbox.paths.state.parent)}
+    line = [sys.executable, str(ROOT / "clawmarket_cli.py"), "models", *arguments]
+    return subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+
+
+def test_the_command_says_whether_a_file_is_safe(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(tiny_model().read_bytes()[:-64])
+    passed = models(sandbox, "check", str(tiny_model()))
+    assert (passed.returncode, passed.stdout) == (0, f"{tiny_model()}  safe to load\n"), passed.stderr
+    refused = models(sandbox, "check", str(path))
+    assert refused.returncode == 1
+    assert f"error: model file {path} is not safe to load: the tensor" in refused.stderr
+    assert "it was cut off" in refused.stderr
