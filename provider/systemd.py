@@ -1,4 +1,7 @@
-"""A systemd unit that runs the worker with as few rights as it can do with."""
+"""A systemd unit that runs the worker with as few rights as it can do with.
+
+It sees other users' processes: those in its containers are theirs.
+"""
 
 import shlex
 import sys
@@ -6,6 +9,8 @@ from pathlib import Path
 
 from provider.config import Config
 from provider.exceptions import ConfigError
+from provider.sandbox import system_unit
+from provider.sandbox.paths import SandboxPaths
 
 UNIT_NAME = "clawmarket-provider.service"
 UNIT_PATH = Path("/etc/systemd/system") / UNIT_NAME
@@ -24,11 +29,13 @@ def unit(config_path: Path, config: Config, password_file: Path, user: str) -> s
     program = Path(sys.executable).with_name("clawmarket")
     command = [str(program), "provider", "run", "--config", str(config_path)]
     folders = [config.provider.data, config.provider.node_key.parent, config.backup.folder]
+    sandbox = SandboxPaths.system()
     writable = sorted({str(folder) for folder in folders if folder})
+    writable += [f"-{folder}" for folder in (sandbox.share, sandbox.images)]  # not there where no engine runs
     return f"""[Unit]
 Description=OpenClaw Compute Market provider {config.provider.id}
-Wants=network-online.target
-After=network-online.target
+Wants=network-online.target {system_unit.UNIT_NAME}
+After=network-online.target {system_unit.UNIT_NAME}
 StartLimitIntervalSec=600
 StartLimitBurst=5
 
@@ -54,7 +61,6 @@ ProtectKernelLogs=yes
 ProtectControlGroups=yes
 ProtectClock=yes
 ProtectHostname=yes
-ProtectProc=invisible
 NoNewPrivileges=yes
 CapabilityBoundingSet=
 AmbientCapabilities=

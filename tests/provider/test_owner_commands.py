@@ -8,6 +8,8 @@ from typer.testing import CliRunner, Result
 
 from provider import systemd
 from provider.cli import app
+from provider.sandbox import system_unit
+from provider.sandbox.paths import SandboxPaths
 from tests.support.live_market import ETHER, PASSWORD, LiveMarket, live_market
 from tests.support.shop import Shop, open_shop
 
@@ -70,6 +72,10 @@ def test_unit_is_installed_when_the_owner_agrees(shop: Shop, tmp_path: Path, mon
     arguments = ("unit", f"--password-file={password}", "--user=claw")
     printed = command(shop, *arguments)
     assert (printed.exit_code, target.exists()) == (0, False)
+    # its engines are other users' processes, in folders that are shared with the sandbox's daemon
+    assert "ProtectProc=" not in printed.stdout
+    assert f"After=network-online.target {system_unit.UNIT_NAME}\n" in printed.stdout
+    assert f'"-{SandboxPaths.system().share}"' in printed.stdout
     impossible = command(shop, *arguments, "--install", "--yes")
     assert (impossible.exit_code, "run this as root" in impossible.stderr) == (1, True)
     target.parent.mkdir()
