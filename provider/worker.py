@@ -78,6 +78,8 @@ class Worker:
         self._tls = tls_files(config)
         self._metadata = metadata.load(config, self.domain)
         metrics = Metrics()
+        if sandbox.watchdog:
+            metrics.registry.register(sandbox.watchdog)
         self._policy = ContentPolicy.load(config.policy.rules) if config.policy.rules else None
         check_policy_matches(self._policy, offers.current())
         if config.host.cores:
@@ -116,6 +118,7 @@ class Worker:
             known=self._metadata,
             gate=self.gate,
             restarts=self.models.restarts,
+            anomalies=sandbox.watchdog.anomalies if sandbox.watchdog else list,
             parallel=config.engine.parallel,
         )
         policy = SettlingPolicy(config.settling.gas_multiple, config.settling.ether_price)
@@ -162,6 +165,8 @@ class Worker:
             _log.warning("%d requests were interrupted and got their final receipts", interrupted)
         await self.gate.start()
         tasks = [asyncio.create_task(self._upkeep().run()), asyncio.create_task(self.gate.run())]
+        if self._sandbox.watchdog:
+            tasks.append(asyncio.create_task(self._sandbox.watchdog.run()))
         try:
             yield
         finally:

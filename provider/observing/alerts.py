@@ -42,6 +42,7 @@ def _of_worker(config: Config, worker: WorkerStatus | None, now: int) -> Iterato
         return
     for reason in worker.reasons:
         yield Alert(what=f"not ready: {reason}", do="see the worker's log")
+    yield from worker.anomalies
     if worker.restarts:
         yield Alert(what=f"engines ended {worker.restarts} times and were restarted", do="see the worker's log")
     since = worker.tick_at or worker.started_at

@@ -17,6 +17,7 @@ from provider.observing.chain_figures import ChainFigures, lease_tokens, read_ch
 from provider.observing.ledger_figures import LedgerFigures, read_ledger, room_fault
 from provider.observing.metrics import Metrics
 from provider.observing.status import (
+    Alert,
     LedgerStatus,
     ModelStatus,
     Status,
@@ -28,6 +29,7 @@ from provider.observing.status import (
     stake_status,
 )
 from provider.offers import Offer
+from provider.sandbox.anomalies import Anomaly
 from provider.seams import Gate
 from provider.service import InferenceService
 from provider.upkeep import Job
@@ -53,7 +55,10 @@ class Observed:
 
 
 class Observer:
-    """One worker's. `restarts` counts engines that ended by themselves, `parallel` what one model answers at once."""
+    """One worker's. `restarts` counts engines that ended by themselves, `parallel` what one model answers at once.
+
+    `anomalies` are those of the sandbox's containers.
+    """
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class Observer:
         known: metadata.Metadata | None,
         gate: Gate | None = None,
         restarts: Callable[[], int] = lambda: 0,
+        anomalies: Callable[[], list[Anomaly]] = list,
         parallel: int = 1,
     ) -> None:
         self.metrics = metrics
@@ -78,6 +84,7 @@ class Observer:
         self._known = known
         self._gate = gate
         self._restarts = restarts
+        self._anomalies = anomalies
         self._parallel = parallel
         self._started_at = int(time.time())
         self._tick_at = 0
@@ -182,6 +189,7 @@ class Observer:
             restarts=self._restarts(),
             gate=self._gate_reason(),
             reasons=await self.faults(),
+            anomalies=[Alert(what=each.what, do=each.do) for each in self._anomalies()],
             models=[self._model(name) for name in names],
             failures={f"{job}: {error}": count for (job, error), count in counts.failed.items()},
         )

@@ -32,6 +32,13 @@ class ModelStatus(_Part):
     tokens_per_s: float
 
 
+class Alert(_Part):
+    """Something to look after, and what to do about it."""
+
+    what: str
+    do: str
+
+
 class WorkerStatus(_Part):
     """The running worker, its times by its machine's clock; `tick_at` is 0 before the first tick ended."""
 
@@ -42,6 +49,7 @@ class WorkerStatus(_Part):
     restarts: int
     gate: str
     reasons: list[str]
+    anomalies: list[Alert]
     models: list[ModelStatus]
     failures: dict[str, int]
 
@@ -91,13 +99,6 @@ class LedgerStatus(_Part):
     anchored: int
     unanchored_s: int
     settlement_lag_s: int
-
-
-class Alert(_Part):
-    """Something to look after, and what to do about it."""
-
-    what: str
-    do: str
 
 
 class Status(_Part):

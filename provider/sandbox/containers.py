@@ -20,13 +20,13 @@ from provider.sandbox.policy import Limits, Mount, Scratch, container_settings
 from provider.sandbox.tiers import Tier
 
 PREFIX = "market.clawmarket."
-OWNER, ROLE, TIER = f"{PREFIX}owner", f"{PREFIX}role", f"{PREFIX}tier"
+OWNER, ROLE, TIER, SUBJECT = (f"{PREFIX}{name}" for name in ("owner", "role", "tier", "subject"))
 _NAME_BYTES = 6
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to run: `role` says what for, such as "engine" or "probe"."""
+    """What to run: `role` says what for, such as "engine" or "probe", `subject` for which of them, such as a model."""
 
     role: str
     image: str
@@ -36,6 +36,7 @@ class Job:
     environment: dict[str, str] | None = None
     scratch: Scratch | None = None
     takes_input: bool = False
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def make(client: Client, tier: Tier, job: Job) -> Container:
         scratch=job.scratch,
         takes_input=job.takes_input,
         environment=job.environment,
-        labels={OWNER: processes.identity(), ROLE: job.role, TIER: tier.value},
+        labels={OWNER: processes.identity(), ROLE: job.role, TIER: tier.value, SUBJECT: job.subject},
     )
     return _make(client, settings, f"clawmarket-{job.role}-{secrets.token_hex(_NAME_BYTES)}")
 
@@ -124,6 +125,15 @@ def ours(client: Client) -> list[Container]:
     """All containers with our labels, running or not."""
     try:
         return list(client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True))
+    except (DockerException, RequestException) as error:
+        raise ContainerError(f"containers cannot be listed: {_explanation(error)}") from error
+
+
+def own(client: Client) -> list[Container]:
+    """Those that this process made. Raises ContainerError."""
+    mine = f"{OWNER}={processes.identity()}"
+    try:
+        return list(client.containers.list(all=True, filters={"label": mine}, ignore_removed=True))
     except (DockerException, RequestException) as error:
         raise ContainerError(f"containers cannot be listed: {_explanation(error)}") from error
 

@@ -88,7 +88,14 @@ class ContainerHost:
         if not model.stat().st_mode & stat.S_IROTH:
             raise EngineStartError("model_missing", f"the sandbox may not read {model}: run `chmod o+r` on it")
         limits = limits_of(settings)
-        job = Job(ROLE, self._image.image_id, command_of(settings), limits, mounts_of(model, folder))
+        job = Job(
+            ROLE,
+            self._image.image_id,
+            command_of(settings),
+            limits,
+            mounts_of(model, folder),
+            subject=settings.model.stem,
+        )
         try:
             client = Daemon(self._paths).ensure()
             try:

@@ -23,6 +23,8 @@ class Figures:
     oom_kills: int = 0
     pids: int = 0
     pids_limit: int = 0
+    refused_pids: int = 0
+    """How often it wanted more processes or threads than its limit."""
     read: int = 0
     written: int = 0
 
@@ -70,6 +72,7 @@ class Gauge:
             oom_kills=self._table("memory", "memory.oom_control").get("oom_kill", 0),
             pids=self._number("pids", "pids.current"),
             pids_limit=self._number("pids", "pids.max"),
+            refused_pids=self._table("pids", "pids.events").get("max", 0),
             read=_largest(io, "Read"),
             written=_largest(io, "Write"),
         )
@@ -87,6 +90,7 @@ class Gauge:
             oom_kills=self._table("", "memory.events").get("oom_kill", 0),
             pids=self._number("", "pids.current"),
             pids_limit=self._number("", "pids.max"),
+            refused_pids=self._table("", "pids.events").get("max", 0),
             read=sum(int(value) for name, value in io if name == "rbytes"),
             written=sum(int(value) for name, value in io if name == "wbytes"),
         )

@@ -13,14 +13,16 @@ from provider.sandbox.paths import SandboxPaths
 from provider.sandbox.probe import find_tier
 from provider.sandbox.remembering import recall, remember
 from provider.sandbox.tiers import Tier
+from provider.sandbox.watching import Watchdog
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """How strongly engines are kept from this machine, and what starts them so."""
+    """How strongly engines are kept from this machine, what starts them so, and what watches their containers."""
 
     tier: Tier
     engines: EngineHost
+    watchdog: Watchdog | None = None
 
 
 def open_sandbox(paths: SandboxPaths | None = None, *, dev: bool = False) -> Sandbox:
@@ -44,4 +46,4 @@ def open_sandbox(paths: SandboxPaths | None = None, *, dev: bool = False) -> San
         return Sandbox(tier, BubblewrapHost(image))
     containers = ContainerHost(paths, tier, image)
     containers.sweep()
-    return Sandbox(tier, containers)
+    return Sandbox(tier, containers, Watchdog(paths))

@@ -149,6 +149,7 @@ def test_https_with_the_published_pin__a_paid_answer_and_all_its_traces(shop: Sh
         assert f'clawmarket_requests_running{{model="{model}"}} 0.0' in lines
         assert any(line.startswith("clawmarket_requests_total{") and line.endswith(" 1.0") for line in lines)
         assert 'clawmarket_base_units{kind="unpaid",token="USDC"} 0.0' in lines
+        assert any(line.startswith('clawmarket_sandbox_containers{role="engine"') for line in lines)
         assert "clawmarket_ledger_receipts 1.0" in lines
         assert "clawmarket_anchor_lag_receipts 0.0" in lines
         for name in ("settlement_lag_seconds", "last_tick_timestamp_seconds", "queue", "engine_restarts"):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,8 +53,9 @@ def test_gvisor_gets_room_for_its_own_threads() -> None:
 @pytest.mark.parametrize("name", ["memory", "cpus", "pids", "tmp", "open_files"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_what_would_mean_no_limit_is_refused(name: str, value: int) -> None:
+    wrong: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match="positive"):
-        Limits(**{name: value})
+        Limits(**wrong)
 
 
 @pytest.mark.parametrize("cpus", [float("inf"), float("nan")])
