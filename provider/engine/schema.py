@@ -58,7 +58,7 @@ def strict_schema(schema: dict[str, Any]) -> dict[str, Any]:
         return _Strict(schema).run()
     except RecursionError:
         raise bad_schema("it is nested too deeply") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise bad_schema(f"it is malformed: {error}") from None
 
 
