@@ -11,6 +11,7 @@ from protocol.chain.client import ChainClient
 from protocol.chain.sender import SenderPolicy, TransactionSender
 from protocol.keystore import Password
 from protocol.money import CLAW, Money
+from protocol.sandboxes import SandboxTier
 from protocol.signing import Signer
 from protocol.typed_data import Domain
 from provider.backup import OFFERS_FOLDER
@@ -51,13 +52,16 @@ class Enrolment:
     config: Path
 
 
-def enrol(plan: EnrolmentPlan, password: Password, report: Callable[[str], None]) -> Enrolment:
-    """Does everything that is not done yet. Raises ConfigError, ChainError, KeystoreError."""
+def enrol(plan: EnrolmentPlan, password: Password, found: SandboxTier, report: Callable[[str], None]) -> Enrolment:
+    """Does everything that is not done yet; offers the sandbox that was found here.
+
+    Raises ConfigError, ChainError, KeystoreError.
+    """
     plan.folder.mkdir(parents=True, exist_ok=True)
     deployment = deployments.load_file(plan.deployment)
     data = plan.folder / "data"
     entry = ModelLibrary(data).add(plan.model, plan.model_name).entry
-    terms, document, limits = terms_for(deployment, entry, plan.price_in, plan.price_out)
+    terms, document, limits = terms_for(deployment, entry, plan.price_in, plan.price_out, found)
     stake = Money.parse(plan.stake, CLAW).units
     node = _key(plan.folder / "node.json", password, plan.scrypt_n)
     operator = _key(plan.folder / "operator.json", password, plan.scrypt_n)
@@ -77,7 +81,7 @@ def enrol(plan: EnrolmentPlan, password: Password, report: Callable[[str], None]
         book = OfferBook(data / OFFERS_FOLDER)
         known, is_new = publish_offer(owner, provider, book, terms, document, limits)
         if is_new:
-            report(f"published offer {known.offer_id}: {plan.model_name}")
+            report(f"published offer {known.offer_id}: {plan.model_name} in the sandbox {known.sandbox}")
     config = _write_config(plan, provider)
     return Enrolment(provider, known.offer_id, known.version, operator.address, config)
 

@@ -5,6 +5,7 @@ node key signed. It is made once and kept, since a document made anew has anothe
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +76,12 @@ def describe(
         "expires_at": now + VALID_S,
         "endpoints": [{"url": url, **(pin if url.startswith("https:") else {})} for url in urls_of(config)],
         "models": [
-            {"name": offer.model_name, "fingerprint": "0x" + offer.fingerprint.hex(), "offer_id": offer.offer_id}
+            {
+                "name": offer.model_name,
+                "fingerprint": "0x" + offer.fingerprint.hex(),
+                "offer_id": offer.offer_id,
+                "sandbox": offer.sandbox.value,
+            }
             for offer in offers
         ],
         "tier": policy["tier"],
@@ -144,8 +150,10 @@ def add_route(app: FastAPI, known: Metadata | None) -> None:
         return Response(known.text, media_type="application/json", headers=headers)
 
 
-def faults(config: Config, known: Metadata | None, on_chain: bytes, node_key: str, now: int) -> list[str]:
-    """What consumers would stumble over; empty when all is well."""
+def faults(
+    config: Config, known: Metadata | None, sandboxes: Mapping[int, str], on_chain: bytes, node_key: str, now: int
+) -> list[str]:
+    """What consumers would stumble over; empty when all is well. `sandboxes` are what current offers promise, by id."""
     if known is None:
         if on_chain != bytes(32):
             return ["the registry holds a metadata digest, but the document is not here: publish it anew"]
@@ -157,6 +165,10 @@ def faults(config: Config, known: Metadata | None, on_chain: bytes, node_key: st
         found.append("the metadata document is signed by an earlier node key")
     if known.document["expires_at"] - now < RENEW_S:
         found.append("the metadata document expires soon or has expired")
+    for model in known.document["models"]:
+        offer_id = model["offer_id"]
+        if sandboxes.get(offer_id, model["sandbox"]) != model["sandbox"]:
+            found.append(f"the metadata document names another sandbox than the terms of offer {offer_id}")
     files = tls.tls_files(config)
     if files and any(files.pin != end.get("tls_spki_sha256", files.pin) for end in known.document["endpoints"]):
         found.append("the TLS key is not the one that was published")

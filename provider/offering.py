@@ -9,10 +9,13 @@ from typing import Any
 
 from protocol.chain.client import ChainClient
 from protocol.chain.deployments import Deployment
+from protocol.documents import document_digest
 from protocol.models import ModelEntry
 from protocol.money import CLAW, USDC, Money, Price, Token, parse_price
+from protocol.sandboxes import SandboxTier
 from protocol.typed_data import Terms, hash_struct
 from provider.exceptions import ConfigError
+from provider.isolation import sandbox_for
 from provider.model_card import ENGINE_NAME, engine_build
 from provider.offers import Offer, OfferBook, make_document, make_terms
 from provider.owner import OfferLimits, Owner
@@ -24,16 +27,23 @@ MIN_DEPOSIT = "0.1"
 
 
 def terms_for(
-    deployment: Deployment, entry: ModelEntry, price_in: str, price_out: str, engine: str = ENGINE_NAME
+    deployment: Deployment,
+    entry: ModelEntry,
+    price_in: str,
+    price_out: str,
+    found: SandboxTier,
+    engine: str = ENGINE_NAME,
 ) -> tuple[Terms, dict[str, Any], OfferLimits]:
     """Terms, document and limits of an inference offer by our engine or FOREIGN_ENGINE; cached input costs half.
 
-    Raises ConfigError, InvalidField.
+    `found` is what the sandbox's probe found here. Raises ConfigError, InvalidField.
     """
     first, second = common_scale(parse_price(price_in), parse_price(price_out))
     context = min(entry.context_length, SERVED_CONTEXT)
     model = entry.terms_model(engine=engine, build=engine_build(engine), context_length=context)
-    document = make_document(model, max_units_in=context, max_units_out=context, max_concurrent=8)
+    document = make_document(
+        model, max_units_in=context, max_units_out=context, max_concurrent=8, sandbox=sandbox_for(engine, found)
+    )
     terms = make_terms(
         document,
         token=deployment.address(TOKEN_CONTRACTS[first.token]),
@@ -74,15 +84,26 @@ def publish_offer(
 
 
 def reprice(
-    client: ChainClient, owner: Owner, provider: int, book: OfferBook, offer_id: int, price_in: str, price_out: str
+    client: ChainClient,
+    owner: Owner,
+    provider: int,
+    book: OfferBook,
+    offer_id: int,
+    price_in: str,
+    price_out: str,
+    found: SandboxTier,
 ) -> Offer:
-    """A new version of an offer at other prices; open leases keep theirs. Raises ConfigError, ChainError."""
+    """A new version of an offer at these prices, in the sandbox found now; open leases keep their terms.
+
+    Raises ConfigError, ChainError."""
     current = find(book, offer_id)
     first, second = common_scale(parse_price(price_in), parse_price(price_out))
     if client.deployment.address(TOKEN_CONTRACTS[first.token]) != current.terms.token:
         raise ConfigError(f"offer {offer_id} is priced in another token: publish a new offer for {first.token.symbol}")
+    document = {**current.document, "sandbox": sandbox_for(current.document["model"]["engine"]["name"], found).value}
     terms = dataclasses.replace(
         current.terms,
+        doc_hash=document_digest(document),
         price_in=first.price,
         price_out=second.price,
         price_cached=first.price // 2,
@@ -93,7 +114,7 @@ def reprice(
     if on_chain.terms_digest != hash_struct(terms):
         limits = owner.offer_limits(provider, offer_id)
         version = owner.update_offer(secrets.token_hex(8), provider, offer_id, terms, limits)
-    offer = Offer(offer_id, version, terms, current.document)
+    offer = Offer(offer_id, version, terms, document)
     book.add(offer)
     return offer
 

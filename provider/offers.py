@@ -12,6 +12,7 @@ from typing import Any
 from protocol.documents import DocumentType, check_document, check_terms_document, document_digest, model_fingerprint
 from protocol.exceptions import ProtocolError
 from protocol.ids import OfferKind
+from protocol.sandboxes import SandboxTier
 from protocol.typed_data import Terms, hash_struct
 from provider.exceptions import ConfigError
 
@@ -36,6 +37,11 @@ class Offer:
         return str(self.document["model"]["name"])
 
     @property
+    def sandbox(self) -> SandboxTier:
+        """What its terms promise."""
+        return SandboxTier(self.document["sandbox"])
+
+    @property
     def fingerprint(self) -> bytes:
         """The model fingerprint that receipts carry."""
         return model_fingerprint(self.document)
@@ -53,14 +59,16 @@ def make_document(
     max_units_in: int,
     max_units_out: int,
     max_concurrent: int,
+    sandbox: SandboxTier,
     kind: OfferKind = OfferKind.INFERENCE,
 ) -> dict[str, Any]:
-    """A terms document for inference or embedding with this model card."""
+    """A terms document for inference or embedding with this model card, answered from `sandbox`."""
     document = {
         "schema": "clawmarket/terms/1",
         "kind": kind.label,
         "model": model,
         "tier": "shared",
+        "sandbox": sandbox.value,
         "region": "ZZ",
         "caps": {
             "max_units_in": max_units_in,

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from protocol.exceptions import InvalidSignature
 from protocol.headers import SEQ_WINDOW, RefusalCode, RequestContext, Signed
 from protocol.ids import canonical_body, request_hash
+from protocol.sandboxes import SandboxTier
 from protocol.signing import Signer
 from protocol.typed_data import Domain, Receipt, Voucher
 from provider.active_request import ActiveRequest, Clock, as_refusal
@@ -23,6 +24,7 @@ from provider.engine.errors import EngineError
 from provider.exceptions import LedgerError, Refusal
 from provider.exposure import CreditPolicy, LeaseExposure, OwnerExposure
 from provider.generating import ActiveGeneration, Pace
+from provider.isolation import check_sandbox
 from provider.leases import Lease, LeaseCache
 from provider.ledger import AdmittedRequest, Ledger
 from provider.limits import RequestRates, TokenBuckets
@@ -93,11 +95,15 @@ class InferenceService:
         backends: Backends,
         clock: Clock,
         settings: ServiceSettings,
+        sandbox: SandboxTier,
         gate: Gate | None = None,
         policy: ContentPolicy | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        """Without `gate` it is always open, without `policy` all content is served, without `metrics` nobody counts."""
+        """`sandbox` is what the engines run in.
+
+        Without `gate` it is always open, without `policy` all content is served, without `metrics` nobody counts.
+        """
         self.domain = domain
         self.provider = provider
         self.ledger = ledger
@@ -106,6 +112,7 @@ class InferenceService:
         self.backends = backends
         self.clock = clock
         self.settings = settings
+        self.sandbox = sandbox
         self.metrics = metrics or Silent()
         self._gate = gate
         self._policy = policy
@@ -187,6 +194,7 @@ class InferenceService:
         offer = self.offers.find(lease.offer_id, lease.version)
         if offer is None:
             raise Refusal(RefusalCode.TERMS, f"offer {lease.offer_id} version {lease.version} is not served here")
+        check_sandbox(offer, self.sandbox)
         self._rates.take(lease.lease_id, lease.owner, offer.offer_id, offer.document["caps"]["requests_per_minute"])
         return Caller(signed, context, lease, offer, len(body))
 

@@ -30,6 +30,7 @@ from provider.exposure import CreditPolicy
 from provider.guard import EdgeGate, server_config
 from provider.host import Gate, Sensors
 from provider.host.cores import keep_to_cores
+from provider.isolation import REMEDY, weaknesses
 from provider.leases import LeaseCache
 from provider.ledger import Ledger
 from provider.limits import TokenBucket
@@ -104,6 +105,7 @@ class Worker:
                 max_paused_s=serving.max_paused_s,
                 closing_margin_s=config.settling.closing_margin_s,
             ),
+            sandbox=sandbox.tier.promised,
             gate=self.gate,
             policy=self._policy,
             metrics=metrics,
@@ -159,6 +161,8 @@ class Worker:
         await self.market.refresh()
         await self.anchoring.check_not_contradicting()
         await asyncio.to_thread(self._check_metadata)
+        for told in weaknesses(self.service.offers.current(), self.service.sandbox):
+            _log.error("%s, so it is not served: %s", told, REMEDY)
         await self.models.start()
         interrupted = await self.service.recover()
         if interrupted:
@@ -205,7 +209,8 @@ class Worker:
         """Warns of what consumers would stumble over. Raises ChainError."""
         on_chain = self.client.get(self.client.reads.metadata_digest(self._config.provider.id))
         now = self.service.clock.now()
-        for fault in metadata.faults(self._config, self._metadata, on_chain, self._node.address, now):
+        promised = {offer.offer_id: offer.sandbox for offer in self.service.offers.current()}
+        for fault in metadata.faults(self._config, self._metadata, promised, on_chain, self._node.address, now):
             _log.warning("%s: run `clawmarket provider publish`", fault)
 
     def _check_registration(self) -> None:

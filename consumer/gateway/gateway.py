@@ -154,5 +154,6 @@ def _offer(candidate: Candidate) -> dict[str, Any]:
         "unit_scale": terms.unit_scale,
         "stake": candidate.stake,
         "tier": document["tier"],
+        "sandbox": candidate.sandbox,
         "region": document["region"],
     }

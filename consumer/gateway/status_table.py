@@ -1,4 +1,4 @@
-"""`clawmarket gateway status`: routes with their health, leases with exposure, budgets and requests, as tables."""
+"""`clawmarket gateway status`: offers, routes and their health, leases, budgets and requests, as tables."""
 
 from datetime import datetime
 from typing import Any
@@ -12,6 +12,7 @@ SHOWN_REQUESTS = 10
 def status_tables(status: dict[str, Any]) -> RenderableType:
     """What `/gateway/status` says."""
     return Group(
+        _offers(status.get("offers", [])),
         _routes(status.get("routes", {})),
         _leases(status.get("leases", [])),
         _budgets(status.get("budgets", [])),
@@ -30,6 +31,15 @@ def _routes(routes: dict[str, dict[str, Any]]) -> Table:
             f"{health['success']:.0%}",
             f"{health['trust']:.0%}",
             errors[-1]["error"] if errors else "",
+        )
+    return table
+
+
+def _offers(offers: list[dict[str, Any]]) -> Table:
+    table = _table("Offers", "offer", "model by provider", "sandbox", "tier", "region", "at")
+    for offer in offers:
+        table.add_row(
+            str(offer["offer"]), offer["name"], offer["sandbox"], offer["tier"], offer["region"], offer["endpoint"]
         )
     return table
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from consumer.endpoints import Endpoint
 from consumer.offers import Offer
 from protocol.ids import OfferKind
+from protocol.sandboxes import SandboxTier
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +47,18 @@ class Candidate:
     def name(self) -> str:
         """The route's name, as an application would pin it."""
         return f"provider/{self.offer.provider}/{self.model}"
+
+    @cached_property
+    def sandbox(self) -> SandboxTier:
+        """What its terms promise of the place where it is answered."""
+        return SandboxTier(self.offer.document["sandbox"])
+
+    @cached_property
+    def claimed_sandbox(self) -> SandboxTier | None:
+        """What the provider's metadata says of this offer that differs from the terms, else None."""
+        listed = self.metadata["models"] if self.metadata else ()
+        of_offer = (SandboxTier(each["sandbox"]) for each in listed if each["offer_id"] == self.offer.offer_id)
+        return next((claimed for claimed in of_offer if claimed is not self.sandbox), None)
 
     @cached_property
     def kind(self) -> OfferKind:

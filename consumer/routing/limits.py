@@ -31,6 +31,11 @@ class Limits:
             yield f"region {region} is not allowed"
         if settings.tiers and document["tier"] not in settings.tiers:
             yield f"tier {document['tier']} is not allowed"
+        sandbox = candidate.sandbox
+        if settings.sandboxes and sandbox not in settings.sandboxes:
+            yield f"sandbox {sandbox} is not allowed"
+        if candidate.claimed_sandbox is not None:
+            yield f"its metadata claims the sandbox {candidate.claimed_sandbox}, its terms {sandbox}: not trusted"
         for refused in sorted(set(document["content_policy"]["refuses"]) & set(settings.refuses_none_of)):
             yield f"it refuses to serve {refused}"
         if candidate.context_length < settings.min_context:

@@ -75,5 +75,7 @@ class Plan:
 
 
 def _explained(route: Route) -> dict[str, Any]:
-    offer = {} if route.candidate is None else {"offer": route.candidate.offer.offer_id}
+    offer: dict[str, Any] = {}
+    if route.candidate is not None:
+        offer = {"offer": route.candidate.offer.offer_id, "sandbox": route.candidate.sandbox}
     return {"name": route.name, "kind": route.kind.value, **offer, "score": route.score, "why": route.why}

@@ -7,6 +7,7 @@ allow = [1, 2]                   # only these providers
 deny = [3]
 regions = ["DE", "FR-75"]
 tiers = ["dedicated"]
+sandboxes = ["gvisor-systrap", "gvisor-ptrace"]
 refuses_none_of = ["medical"]    # no provider that refuses to serve these
 min_context = 4096
 """
@@ -18,6 +19,7 @@ from pydantic import Field, PlainSerializer, PlainValidator
 from consumer.settings import Settings
 from protocol.exceptions import InvalidField
 from protocol.money import Price, parse_price
+from protocol.sandboxes import SandboxTier
 
 
 def _token_price(value: Any) -> Price:
@@ -34,10 +36,14 @@ def _token_price(value: Any) -> Price:
 
 TokenPrice = Annotated[Price, PlainValidator(_token_price), PlainSerializer(str)]
 ProviderId = Annotated[int, Field(ge=1)]
+PRODUCTION_SANDBOXES = (SandboxTier.GVISOR_SYSTRAP, SandboxTier.GVISOR_PTRACE, SandboxTier.RUNC_SECCOMP)
 
 
 class LimitSettings(Settings):
-    """The table; empty lists allow everything. A price limit also leaves out offers in other tokens."""
+    """The table; empty lists allow everything. A price limit also leaves out offers in other tokens.
+
+    Unless it is said otherwise, an offer from a sandbox for development, or from none, is not used.
+    """
 
     max_price_in: TokenPrice | None = None
     max_price_out: TokenPrice | None = None
@@ -45,5 +51,6 @@ class LimitSettings(Settings):
     deny: tuple[ProviderId, ...] = ()
     regions: tuple[str, ...] = ()
     tiers: tuple[str, ...] = ()
+    sandboxes: tuple[SandboxTier, ...] = PRODUCTION_SANDBOXES
     refuses_none_of: tuple[str, ...] = ()
     min_context: int = Field(default=0, ge=0)

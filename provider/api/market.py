@@ -20,7 +20,9 @@ def market_routes(service: InferenceService) -> APIRouter:
     @routes.get("/healthz")
     async def health() -> Response:
         ready = service.backends.is_ready()
-        return JSONResponse({"ready": ready, "provider": service.provider}, 200 if ready else 503)
+        return JSONResponse(
+            {"ready": ready, "provider": service.provider, "sandbox": service.sandbox}, 200 if ready else 503
+        )
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -35,22 +35,24 @@ def init(
         str, typer.Option(help="Public https address, e.g. https://203.0.113.7:8080; by default this machine only.")
     ] = "",
     password_file: PasswordFileOption = None,
+    dev: DevOption = False,  # noqa: FBT002
 ) -> None:
     """Create keys, stake, register, publish an offer and the metadata. Run it again to go on after a fault."""
     from provider.config import load_config
     from provider.enrolment import EnrolmentPlan, enrol
     from provider.publishing import publish
+    from provider.sandbox.serving import find_sandbox
 
     with errors():
         password = password_of(password_file)
         plan = EnrolmentPlan(folder, rpc, deployment, model, model_name, owner, price_in, price_out, stake, port, url)
-        result = enrol(plan, password, report=typer.echo)
+        result = enrol(plan, password, find_sandbox(dev=dev), report=typer.echo)
         config = load_config(result.config)
         if config.serving.port:
             publish(config, owner, password, typer.echo)
     typer.echo(f"provider {result.provider}, offer {result.offer_id} version {result.version}")
     typer.echo(f"next: send some ether for transactions to {result.operator}, then")
-    typer.echo(f"      clawmarket provider run --config {result.config}")
+    typer.echo(f"      clawmarket provider run --config {result.config}{' --dev-sandbox' if dev else ''}")
 
 
 @app.command()

@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
-from provider.commands.common import ConfigOption, OwnerOption, PasswordFileOption, errors, password_of
+from provider.commands.common import ConfigOption, DevOption, OwnerOption, PasswordFileOption, errors, password_of
 
 app = typer.Typer(help="List the offers; add one, change a price, pause or resume.", invoke_without_command=True)
 OfferArgument = Annotated[int, typer.Argument(help="The offer's id.")]
 PriceIn = Annotated[str, typer.Option(help="Price of input, e.g. '0.01 USDC per 1K tokens'.")]
 PriceOut = Annotated[str, typer.Option(help="Price of output.")]
 _RESTART = (
-    "next: restart the worker, which knows the offers of its start; `clawmarket provider publish` if models changed"
+    "next: restart the worker, which knows the offers of its start; `clawmarket provider publish` if models "
+    "or the sandbox changed"
 )
 
 
@@ -50,7 +51,9 @@ def offers(context: typer.Context, config: ConfigOption) -> None:
                 state = "open" if on_chain.is_open else "paused"
                 if on_chain.terms_digest != offer.digest:
                     state += f", but the registry has version {on_chain.version}: its file is missing here"
-                typer.echo(f"{offer.offer_id}  {offer.model_name}  version {offer.version}  {state}")
+                typer.echo(
+                    f"{offer.offer_id}  {offer.model_name}  version {offer.version}  sandbox {offer.sandbox}  {state}"
+                )
                 typer.echo(f"   in {shown[0]}, cached {shown[1]}, out {shown[2]}")
                 typer.echo(f"   {leases} of {on_chain.max_active} leases")
 
@@ -64,6 +67,7 @@ def add(
     price_out: PriceOut,
     owner: OwnerOption,
     password_file: PasswordFileOption = None,
+    dev: DevOption = False,  # noqa: FBT002
 ) -> None:
     """Publish an offer of another model, in another token, or of the server in the worker's [backends.NAME]."""
     from provider.backup import OFFERS_FOLDER
@@ -73,13 +77,14 @@ def add(
     from provider.offering import publish_offer, terms_for
     from provider.offers import OfferBook
     from provider.owner import open_owner
+    from provider.sandbox.serving import find_sandbox
 
     with errors():
-        config = load_config(context.obj)
+        config, found = load_config(context.obj), find_sandbox(dev=dev)
         entry = ModelLibrary(config.provider.data).add(model, model_name).entry
         with open_owner(config, owner, password_of(password_file)) as (client, account):
             engine = FOREIGN_ENGINE if model_name in config.backends else ENGINE_NAME
-            terms, document, limits = terms_for(client.deployment, entry, price_in, price_out, engine)
+            terms, document, limits = terms_for(client.deployment, entry, price_in, price_out, found, engine)
             book = OfferBook(config.provider.data / OFFERS_FOLDER)
             offer, is_new = publish_offer(account, config.provider.id, book, terms, document, limits)
     typer.echo(f"offer {offer.offer_id} version {offer.version} {'is published' if is_new else 'was there already'}")
@@ -94,20 +99,22 @@ def price(
     price_out: PriceOut,
     owner: OwnerOption,
     password_file: PasswordFileOption = None,
+    dev: DevOption = False,  # noqa: FBT002
 ) -> None:
-    """Change an offer's prices for new leases; open leases keep theirs."""
+    """Change an offer's prices for new leases, and name the sandbox found now; open leases keep their terms."""
     from provider.backup import OFFERS_FOLDER
     from provider.config import load_config
     from provider.offering import reprice
     from provider.offers import OfferBook
     from provider.owner import open_owner
+    from provider.sandbox.serving import find_sandbox
 
     with errors():
-        config = load_config(context.obj)
+        config, found = load_config(context.obj), find_sandbox(dev=dev)
         book = OfferBook(config.provider.data / OFFERS_FOLDER)
         with open_owner(config, owner, password_of(password_file)) as (client, account):
-            offer = reprice(client, account, config.provider.id, book, offer_id, price_in, price_out)
-    typer.echo(f"offer {offer.offer_id} is now version {offer.version}")
+            offer = reprice(client, account, config.provider.id, book, offer_id, price_in, price_out, found)
+    typer.echo(f"offer {offer.offer_id} is now version {offer.version}, in the sandbox {offer.sandbox}")
     typer.echo(_RESTART)
 
 

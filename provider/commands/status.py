@@ -148,7 +148,8 @@ def _headline(found: "Status") -> str:
     gate = f", gate closed: {worker.gate}" if worker.gate else ""
     tick = f", last tick {show_span(max(0, int(time.time()) - worker.tick_at))} ago" if worker.tick_at else ""
     return (
-        f"provider {found.provider}: {state}{gate}, up {show_span(max(0, int(time.time()) - worker.started_at))}{tick}"
+        f"provider {found.provider}: {state}{gate}, sandbox {worker.sandbox}, "
+        f"up {show_span(max(0, int(time.time()) - worker.started_at))}{tick}"
     )
 
 
@@ -210,7 +211,8 @@ def _chain(found: "Status") -> "RenderableType":
         state = "open" if offer.is_open else "paused"
         shown.add_row(
             f"offer {offer.offer_id}",
-            f"{offer.model}, version {offer.version}, {state}, {offer.active} of {offer.max_active} leases",
+            f"{offer.model}, version {offer.version}, {state}, sandbox {offer.sandbox or 'unknown'}, "
+            f"{offer.active} of {offer.max_active} leases",
         )
     if found.chain_fault:
         shown.add_row("chain", f"cannot be read: {found.chain_fault}")

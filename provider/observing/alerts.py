@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from protocol.money import CLAW, Money
 from provider import metadata
 from provider.config import Config
+from provider.isolation import REMEDY
 from provider.observing.chain_figures import ChainFigures
 from provider.observing.status import Alert, LedgerStatus, OfferStatus, WorkerStatus
 
@@ -42,6 +43,8 @@ def _of_worker(config: Config, worker: WorkerStatus | None, now: int) -> Iterato
         return
     for reason in worker.reasons:
         yield Alert(what=f"not ready: {reason}", do="see the worker's log")
+    for told in worker.refused_offers:
+        yield Alert(what=f"{told}, so it is not served", do=REMEDY)
     yield from worker.anomalies
     if worker.restarts:
         yield Alert(what=f"engines ended {worker.restarts} times and were restarted", do="see the worker's log")
@@ -80,7 +83,8 @@ def _of_chain(
                 what=f"offer {offer.offer_id} has no room for more leases",
                 do="closed ones are released by the tick; publish another offer for more",
             )
-    for fault in metadata.faults(config, known, chain.metadata_digest, chain.node_key, now):
+    promised = {offer.offer_id: offer.sandbox for offer in offers if offer.is_here}
+    for fault in metadata.faults(config, known, promised, chain.metadata_digest, chain.node_key, now):
         yield Alert(what=fault, do="`clawmarket provider publish --owner …`")
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from protocol.chain.client import ChainClient
 from protocol.chain.exceptions import ChainError
+from protocol.sandboxes import SandboxTier
 from provider import metadata
 from provider.config import Config
 from provider.exceptions import LedgerError, Refusal
+from provider.isolation import weaknesses
 from provider.observing.alerts import find_alerts
 from provider.observing.chain_figures import ChainFigures, lease_tokens, read_chain
 from provider.observing.ledger_figures import LedgerFigures, read_ledger, room_fault
@@ -158,6 +160,9 @@ class Observer:
         found = []
         if not self._service.backends.is_ready():
             found.append("a model is not ready")
+        offers = self._service.offers.current()
+        if len(refused := weaknesses(offers, self._service.sandbox)) == len(offers):
+            found += refused
         if reason := self._gate_reason():
             found.append(f"the gate is closed: {reason}")
         if fault := await self._ledger_fault():
@@ -190,6 +195,8 @@ class Observer:
             gate=self._gate_reason(),
             reasons=await self.faults(),
             anomalies=[Alert(what=each.what, do=each.do) for each in self._anomalies()],
+            sandbox=self.sandbox(),
+            refused_offers=weaknesses(self._service.offers.current(), self._service.sandbox),
             models=[self._model(name) for name in names],
             failures={f"{job}: {error}": count for (job, error), count in counts.failed.items()},
         )
@@ -197,6 +204,10 @@ class Observer:
     def queue(self) -> int:
         """Admitted requests beyond what their models answer at once."""
         return sum(max(0, running - self._parallel) for running in self.metrics.running.values())
+
+    def sandbox(self) -> SandboxTier:
+        """What the engines run in."""
+        return self._service.sandbox
 
     def restarts(self) -> int:
         """How often an engine ended by itself."""

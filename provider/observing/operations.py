@@ -41,6 +41,9 @@ class _Gauges(Collector):
         observer = self._observer
         yield GaugeMetricFamily("clawmarket_queue", "Admitted requests that wait for an engine.", observer.queue())
         yield GaugeMetricFamily("clawmarket_engine_restarts", "Engines that ended by themselves.", observer.restarts())
+        sandbox = GaugeMetricFamily("clawmarket_sandbox", "What engines run in; always 1.", labels=["tier"])
+        sandbox.add_metric([observer.sandbox()], 1)
+        yield sandbox
         yield GaugeMetricFamily(
             "clawmarket_last_tick_timestamp_seconds", "When the last tick ended.", observer.tick_at()
         )

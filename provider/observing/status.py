@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from protocol.money import Token
+from protocol.sandboxes import SandboxTier
 from provider.observing.chain_figures import ChainFigures
 from provider.observing.ledger_figures import LedgerFigures
 from provider.offers import Offer
@@ -40,7 +41,10 @@ class Alert(_Part):
 
 
 class WorkerStatus(_Part):
-    """The running worker, its times by its machine's clock; `tick_at` is 0 before the first tick ended."""
+    """The running worker, its times by its machine's clock; `tick_at` is 0 before the first tick ended.
+
+    `refused_offers` promise more than its sandbox keeps.
+    """
 
     started_at: int
     tick_at: int
@@ -50,6 +54,8 @@ class WorkerStatus(_Part):
     gate: str
     reasons: list[str]
     anomalies: list[Alert]
+    sandbox: SandboxTier
+    refused_offers: list[str]
     models: list[ModelStatus]
     failures: dict[str, int]
 
@@ -71,13 +77,17 @@ class MoneyStatus(_Part):
 
 
 class OfferStatus(_Part):
-    """An offer on chain; `is_here` says whether this worker has the terms of that version."""
+    """An offer on chain; `is_here` says whether this worker has the terms of that version.
+
+    `sandbox` is what the terms here promise, empty without them.
+    """
 
     offer_id: int
     version: int
     model: str
     is_open: bool
     is_here: bool
+    sandbox: str
     active: int
     max_active: int
 
@@ -142,6 +152,7 @@ def offer_status(chain: ChainFigures, offers: list[Offer]) -> list[OfferStatus]:
             is_open=found.is_open,
             is_here=(known := here.get((found.offer_id, found.version))) is not None
             and known.digest == found.terms_digest,
+            sandbox=known.sandbox if known else "",
             active=found.active,
             max_active=found.max_active,
         )

@@ -114,7 +114,7 @@ def probe(
         found = first_passing(results)
         if found is None:
             raise NoSandboxError("no tier keeps its promises here, so nothing may be served; docs/sandbox.md says why")
-    typer.echo(f'tier {found.tier}, offered as "{found.tier.offered_as}"')
+    typer.echo(f"tier {found.tier}: what offers made here name as their sandbox")
 
 
 @app.command()

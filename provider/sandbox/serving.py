@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+from protocol.sandboxes import SandboxTier
 from provider.engine.host import EngineHost
 from provider.sandbox.bubblewrap_engines import BubblewrapHost
 from provider.sandbox.daemon import Daemon
 from provider.sandbox.engines import ContainerHost
 from provider.sandbox.errors import DaemonError, NoSandboxError
+from provider.sandbox.image.build import BuiltImage
 from provider.sandbox.image.contents import ENGINE
 from provider.sandbox.image.known import current
 from provider.sandbox.paths import SandboxPaths
@@ -32,6 +34,24 @@ def open_sandbox(paths: SandboxPaths | None = None, *, dev: bool = False) -> San
     """
     paths = paths or SandboxPaths.find()
     image = current(paths, ENGINE)
+    tier = _tier(paths, image, dev=dev)
+    if tier is Tier.BUBBLEWRAP:
+        return Sandbox(tier, BubblewrapHost(image))
+    containers = ContainerHost(paths, tier, image)
+    containers.sweep()
+    return Sandbox(tier, containers, Watchdog(paths))
+
+
+def find_sandbox(paths: SandboxPaths | None = None, *, dev: bool = False) -> SandboxTier:
+    """What an offer made now can promise: the tier that a worker started here would use.
+
+    Raises NoSandboxError saying what to do, ImageError.
+    """
+    paths = paths or SandboxPaths.find()
+    return _tier(paths, current(paths, ENGINE), dev=dev).promised
+
+
+def _tier(paths: SandboxPaths, image: BuiltImage, *, dev: bool) -> Tier:
     try:
         Daemon(paths).ensure().close()
         tier = recall(paths, image)
@@ -42,8 +62,4 @@ def open_sandbox(paths: SandboxPaths | None = None, *, dev: bool = False) -> San
     if tier is None:
         tier = find_tier(paths, dev=dev).tier
         remember(paths, image, tier)
-    if tier is Tier.BUBBLEWRAP:
-        return Sandbox(tier, BubblewrapHost(image))
-    containers = ContainerHost(paths, tier, image)
-    containers.sweep()
-    return Sandbox(tier, containers, Watchdog(paths))
+    return tier

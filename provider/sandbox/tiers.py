@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from protocol.sandboxes import SandboxTier
+
 
 class Tier(StrEnum):
     """Ways to run a container, the strongest first."""
@@ -27,13 +29,9 @@ class Tier(StrEnum):
         return _RUNTIMES[self]
 
     @property
-    def offered_as(self) -> str:
-        """The `tier` of offers and metadata that it can stand behind.
-
-        "dedicated" and "confidential" promise something else: that nobody else uses the machine, or that not even its
-        owner can look in. No container shows either.
-        """
-        return "shared"
+    def promised(self) -> SandboxTier:
+        """The `sandbox` of offers and metadata."""
+        return SandboxTier(self.value)
 
 
 _RUNTIMES = {

@@ -1,15 +1,18 @@
 """One provider: enrolled, served by a worker of its own, and paid in the end."""
 
 import contextlib
-import re
 from dataclasses import dataclass
 
 import httpx
 
+from consumer.endpoints import Endpoint
+from consumer.offers import fetch_offer
 from protocol import keystore
+from protocol.sandboxes import SandboxTier
 from protocol.signing import Signer
 from provider.enrolment import Enrolment, EnrolmentPlan, enrol
 from provider.owner import Owner
+from provider.sandbox.serving import find_sandbox
 from scripts.default_model import NAME
 from scripts.demo.chain import STAKE_CLAW
 from scripts.demo.failed import DemoFailed
@@ -65,6 +68,12 @@ class Provider:
         """Where its worker answers."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def promised(self) -> SandboxTier:
+        """The sandbox in its offer's terms, which the chain has the digest of."""
+        offer, place = self.enrolment, Endpoint(self.endpoint)
+        return SandboxTier(fetch_offer(self.world.client, place, self.number, offer.offer_id).document["sandbox"])
+
     @classmethod
     def enrolled(cls, world: World, account: int) -> "Provider":
         """Stake, node key, offer, configuration, and ether for the worker's transactions."""
@@ -84,7 +93,7 @@ class Provider:
             scrypt_n=SCRYPT_N,
         )
         lines: list[str] = []
-        enrolment = enrol(plan, world.password, report=lines.append)
+        enrolment = enrol(plan, world.password, find_sandbox(), report=lines.append)
         enrolment.config.write_text(
             SETTINGS.format(rpc=world.rpc, deployment=world.deployment, id=enrolment.provider, port=port),
             encoding="utf-8",
@@ -112,10 +121,12 @@ class Provider:
 
         wait_for(f"the start of {self.name}'s engine", is_ready)
         pid = self.world.processes.pid(self.name)
-        found = re.search(r"in the sandbox ([a-z-]+)", self.world.processes.log(self.name))
-        if found is None:
-            raise DemoFailed(f"{self.name} does not say in which sandbox its models run")
-        self.world.screen.note(self.name, f"worker {pid} serves {NAME} on {self.endpoint}, inside {found[1]}")
+        found = httpx.get(f"{self.endpoint}/healthz", timeout=5).json()["sandbox"]
+        if found != self.promised:
+            raise DemoFailed(f"{self.name} runs in {found}, its terms promise {self.promised}")
+        self.world.screen.note(
+            self.name, f"worker {pid} serves {NAME} on {self.endpoint}, inside {found} as its terms promise"
+        )
 
     def kill(self) -> None:
         """SIGKILL for its worker."""

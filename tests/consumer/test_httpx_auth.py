@@ -25,6 +25,7 @@ from provider.leases import Lease
 from provider.offers import Offer, make_document, make_terms
 from tests.consumer.buyer import PROMPT, record_of
 from tests.consumer.hostile_provider import HostileProvider
+from tests.support.promised import PROMISED
 from tests.support.provider_stack import (
     DOMAIN,
     SESSION,
@@ -211,7 +212,12 @@ async def test_a_reader_who_leaves_pays_what_was_made(
 async def test_embeddings(tmp_path: Path, counter: PromptCounter) -> None:
     base = make_offer()
     document = make_document(
-        base.document["model"], kind=OfferKind.EMBEDDING, max_units_in=CONTEXT, max_units_out=0, max_concurrent=4
+        base.document["model"],
+        kind=OfferKind.EMBEDDING,
+        max_units_in=CONTEXT,
+        max_units_out=0,
+        max_concurrent=4,
+        sandbox=PROMISED,
     )
     prices = {"price_in": 10, "price_out": 0, "price_cached": 10, "unit_scale": 1}
     offer = Offer(1, 1, make_terms(document, token=TOKEN, **prices), document)

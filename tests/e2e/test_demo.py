@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from provider.sandbox.paths import VARIABLE
+from provider.sandbox.tiers import PRODUCTION_TIERS
 from tests.support.anvil import ROOT, wait_for
 from tests.support.engine_slots import hold_engine_slots
 
@@ -67,6 +68,18 @@ def test_demo__second_provider_finishes_what_the_first_began(kept: tuple[subproc
     assert routes[1] == [killed[1][-1], killed[2]]
     assert len(routes[0]) == 1
     assert [name for name, _ in SETTLED.findall(output)] == [f"provider {killed[2]}", killed[1]]
+
+
+def test_demo__every_worker_runs_in_the_sandbox_that_its_terms_promise(
+    kept: tuple[subprocess.Popen[bytes], Path],
+) -> None:
+    output = kept[1].read_text()
+    promised = dict(re.findall(r"(provider \d).* published offer \d+: \S+ in the sandbox (\S+)", output))
+    found = re.findall(r"(provider \d) .*inside (\S+) as its terms promise", output)
+    assert promised.keys() == {"provider 1", "provider 2"}
+    assert len(found) == 3  # the killed one starts anew
+    assert all(promised[name] == tier for name, tier in found)
+    assert set(promised.values()) <= {tier.value for tier in PRODUCTION_TIERS}
 
 
 def test_demo__budgets_receipts_and_sums__are_shown_and_right(kept: tuple[subprocess.Popen[bytes], Path]) -> None:

@@ -23,6 +23,9 @@ from provider.config import load_config
 from provider.enrolment import Enrolment
 from provider.observing.operations import address_of
 from provider.publishing import publish
+from provider.sandbox.paths import VARIABLE
+from provider.sandbox.serving import find_sandbox
+from provider.sandbox.tiers import PRODUCTION_TIERS
 from tests.e2e.test_readme import free_port
 from tests.support.anvil import ROOT, wait_for
 from tests.support.engine_slots import hold_engine_slots
@@ -36,6 +39,7 @@ from tests.support.live_market import (
     live_market,
     signer_of,
 )
+from tests.support.sandbox import worker_sandbox
 from tests.support.tls_server import tls_server
 
 
@@ -58,6 +62,7 @@ class Shop:
             cwd=ROOT,
             env={
                 "PATH": os.environ["PATH"],
+                VARIABLE: str(worker_sandbox().state.parent),
                 "CLAWMARKET_PROVIDER": str(self.enrolment.config),
                 "CLAWMARKET_OWNER": str(self.owner),
                 "CLAWMARKET_PASSWORD": PASSWORD.reveal(),
@@ -73,8 +78,9 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    with live_market(tmp_path_factory.mktemp("outside")) as market:
+    with live_market(tmp_path_factory.mktemp("outside")) as running:
         port = free_port(set())
+        market = replace(running, promised=find_sandbox(worker_sandbox()))
         enrolment = market.enrol(market.folder / "provider", port=port, credit_stranger=20_000)
         market.node.set_balance(enrolment.operator, ETHER)
         url = f"https://127.0.0.1:{port}"
@@ -141,6 +147,11 @@ def test_https_with_the_published_pin__a_paid_answer_and_all_its_traces(shop: Sh
         shown = shop.command("status", "--once")
         assert shown.returncode == 0, shown
         assert "10000 CLAW" in shown.stdout
+        tier = status["worker"]["sandbox"]
+        assert tier in PRODUCTION_TIERS
+        assert f"ready, sandbox {tier}, up" in shown.stdout
+        assert f"open, sandbox {tier}, 1 of" in shown.stdout
+        assert httpx.get(f"{shop.url}/healthz", verify=False).json()["sandbox"] == tier
         assert "nothing to look after" in shown.stdout
 
         lines = httpx.get(f"{operations}/metrics").text.splitlines()
@@ -149,6 +160,7 @@ def test_https_with_the_published_pin__a_paid_answer_and_all_its_traces(shop: Sh
         assert f'clawmarket_requests_running{{model="{model}"}} 0.0' in lines
         assert any(line.startswith("clawmarket_requests_total{") and line.endswith(" 1.0") for line in lines)
         assert 'clawmarket_base_units{kind="unpaid",token="USDC"} 0.0' in lines
+        assert f'clawmarket_sandbox{{tier="{tier}"}} 1.0' in lines
         assert any(line.startswith('clawmarket_sandbox_containers{role="engine"') for line in lines)
         assert "clawmarket_ledger_receipts 1.0" in lines
         assert "clawmarket_anchor_lag_receipts 0.0" in lines

@@ -16,6 +16,7 @@ from provider.model_card import FOREIGN_ENGINE
 from provider.offers import OfferBook
 from provider.sandbox import containers
 from provider.sandbox.daemon import Daemon
+from provider.sandbox.paths import VARIABLE
 from scripts.default_model import NAME as LARGE
 from scripts.default_model import default_model
 from tests.support.anvil import ROOT
@@ -62,6 +63,7 @@ def add_offer(enrolment: Enrolment, model: Path, name: str) -> None:
         cwd=ROOT,
         env={
             "PATH": os.environ["PATH"],
+            VARIABLE: str(worker_sandbox().state.parent),
             "CLAWMARKET_PROVIDER": str(enrolment.config),
             "CLAWMARKET_OWNER": str(enrolment.config.parent / "owner.json"),
             "CLAWMARKET_PASSWORD": PASSWORD.reveal(),

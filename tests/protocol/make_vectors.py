@@ -61,6 +61,7 @@ TERMS_DOCUMENT: dict[str, Any] = {
         "context_length": 2048,
     },
     "tier": "shared",
+    "sandbox": "gvisor-systrap",
     "region": "DE-BE",
     "caps": {
         "max_units_in": 1536,
@@ -76,6 +77,7 @@ SEARCH_DOCUMENT: dict[str, Any] = {
     "schema": "clawmarket/terms/1",
     "kind": "search",
     "tier": "dedicated",
+    "sandbox": "none",
     "region": "ZZ",
     "caps": {
         "max_units_in": 1,
@@ -103,6 +105,7 @@ PROVIDER_DOCUMENT: dict[str, Any] = {
             "name": "smollm2-135m-instruct",
             "fingerprint": "0x" + document_digest(TERMS_DOCUMENT["model"]).hex(),
             "offer_id": 1,
+            "sandbox": "gvisor-systrap",
         }
     ],
     "tier": "shared",

@@ -29,6 +29,7 @@ from protocol.documents import (
 )
 from protocol.exceptions import InvalidDocument
 from protocol.hashing import keccak
+from protocol.sandboxes import SandboxTier
 from protocol.signing import Signer
 from protocol.typed_data import Domain, Voucher, hash_struct
 from tests.protocol.make_vectors import DOMAINS, NODE, OWNER, PROVIDER_DOCUMENT, SEARCH_DOCUMENT, TERMS, TERMS_DOCUMENT
@@ -130,6 +131,11 @@ def _at(value: Any, path: tuple[Any, ...]) -> Any:
     ("path", "value"),
     [
         (("tier",), "shared\n"),
+        (("sandbox",), REMOVED),
+        (("sandbox",), "shared"),
+        (("sandbox",), "GVISOR-SYSTRAP"),
+        (("sandbox",), "gvisor-systrap\n"),
+        (("sandbox",), ["gvisor-systrap"]),
         (("region",), "DE\n"),
         (("region",), "de"),
         (("kind",), "Inference"),
@@ -151,6 +157,12 @@ def _at(value: Any, path: tuple[Any, ...]) -> Any:
 def test_terms__hostile_value__is_refused(path: tuple[Any, ...], value: Any) -> None:
     with pytest.raises(InvalidDocument):
         check_document(DocumentType.TERMS, changed(TERMS_DOCUMENT, path, value))
+
+
+@pytest.mark.parametrize("tier", SandboxTier)
+def test_sandbox__every_known_name_is_accepted(tier: SandboxTier) -> None:
+    check_document(DocumentType.TERMS, changed(TERMS_DOCUMENT, ("sandbox",), tier.value))
+    check_document(DocumentType.PROVIDER, changed(PROVIDER_DOCUMENT, ("models", 0, "sandbox"), tier.value))
 
 
 def test_terms__model_without_a_chat_template__is_accepted() -> None:
@@ -190,6 +202,9 @@ def test_terms__kind_without_a_model__must_have_none() -> None:
         (("chain_id",), "31337"),
         (("peer", "id"), "0OIl" * 10),
         (("models", 0, "offer_id"), 1 << 32),
+        (("models", 0, "sandbox"), REMOVED),
+        (("models", 0, "sandbox"), "firecracker"),
+        (("models", 0, "sandbox"), "none\n"),
         (("name",), "a\u0000b"),
     ],
 )

@@ -25,6 +25,7 @@ from provider.offers import OfferBook
 from provider.restoring import restore
 from provider.service import InferenceService, ServiceSettings
 from tests.support.live_market import PASSWORD, SCRYPT_N, LiveMarket, live_market
+from tests.support.promised import PROMISED
 from tests.support.shop import Shop, open_shop
 
 
@@ -55,6 +56,7 @@ async def anchoring(shop: Shop, save: Callable[[], object]) -> AsyncIterator[Anc
         offers=OfferBook(data / OFFERS_FOLDER),
         backends=ModelPool({}, 0),
         clock=market.clock,
+        sandbox=PROMISED,
         settings=ServiceSettings(CreditPolicy(2_000)),
     )
     with TransactionSender(client, operator, data / SENDER_FILE, SenderPolicy(poll_s=0.02)) as sender:

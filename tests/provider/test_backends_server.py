@@ -12,6 +12,7 @@ from consumer.exceptions import ConsumerError
 from consumer.lease_client import Checked, End, Question, Text
 from consumer.records import OWN_ENGINE
 from consumer.tokenizer import PromptCounter
+from protocol.sandboxes import SandboxTier
 from provider.backend import Done, GenerationRequest, Prompt, Token
 from provider.backends.openai import OpenAIBackend
 from provider.config import BackendSection
@@ -46,7 +47,9 @@ def server(slots: None) -> Iterator[LlamaServer]:
 def offer() -> Offer:
     entry = describe_model(default_model(), NAME)
     model = entry.terms_model(engine=FOREIGN_ENGINE, build=engine_build(FOREIGN_ENGINE), context_length=CONTEXT)
-    document = make_document(model, max_units_in=CONTEXT, max_units_out=CONTEXT, max_concurrent=4)
+    document = make_document(
+        model, max_units_in=CONTEXT, max_units_out=CONTEXT, max_concurrent=4, sandbox=SandboxTier.NONE
+    )
     terms = make_terms(document, token=TOKEN, price_in=10, price_out=30, price_cached=5, unit_scale=1)
     return Offer(1, 1, terms, document)
 

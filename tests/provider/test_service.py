@@ -17,6 +17,7 @@ from protocol import money
 from protocol.exceptions import InvalidSignature
 from protocol.headers import SEQ_WINDOW, VERSION_HEADER, Signed, parse_response_headers
 from protocol.merkle import response_root
+from protocol.sandboxes import SandboxTier
 from protocol.signing import Signer
 from protocol.typed_data import Domain, digest
 from provider.backend import Generation, GenerationRequest
@@ -205,6 +206,20 @@ async def test_lease_that_does_not_fit_is_refused(
     lease = stack.add_lease(**changes)
     assert refusal_code(await gateway.post(prepare(lease.lease_id))) == code
     assert stack.ledger.account(lease.lease_id).highest_seq == -1
+
+
+async def test_offer_that_promises_a_stronger_sandbox__is_not_served__but_what_is_owed_can_be_paid(
+    stack: ProviderStack, gateway: RawGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = stack.add_lease()
+    before = await gateway.ask(prepare(lease.lease_id))
+    monkeypatch.setattr(stack.service, "sandbox", SandboxTier.BUBBLEWRAP)
+    response = await gateway.post(prepare(lease.lease_id, seq=1))
+    assert (response.status_code, refusal_code(response)) == (409, "terms")
+    assert "promises the sandbox runc-seccomp, here is only bubblewrap" in response.text
+    assert (await gateway.pay(sign(lease.lease_id, before.final.cost))).status_code == 204
+    monkeypatch.setattr(stack.service, "sandbox", SandboxTier.GVISOR_SYSTRAP)
+    assert (await gateway.ask(prepare(lease.lease_id, seq=2))).final.final
 
 
 async def test_unknown_lease_is_refused(gateway: RawGateway) -> None:

@@ -22,6 +22,7 @@ from provider.offers import OfferBook
 from provider.owner import OfferLimits, Owner
 from provider.service import InferenceService, ServiceSettings
 from tests.support.live_market import ETHER, LiveMarket, signer_of
+from tests.support.promised import PROMISED
 from tests.support.provider_stack import make_offer
 
 SESSION = Signer(b"\x22" * 32)
@@ -121,6 +122,7 @@ async def chain_provider(market: LiveMarket, folder: Path) -> AsyncIterator[Chai
         offers=OfferBook(folder / "offers"),
         backends=ModelPool({}, 0),
         clock=chain.clock,
+        sandbox=PROMISED,
         settings=ServiceSettings(CreditPolicy(2_000)),
     )
     found = ChainProvider(market, number, provider, offer_id, node, service, chain, sender)

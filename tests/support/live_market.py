@@ -28,6 +28,7 @@ from protocol.chain.clock import MarketClock
 from protocol.chain.rpc import RpcPool
 from protocol.chain.sender import SenderPolicy, TransactionSender
 from protocol.keystore import Password
+from protocol.sandboxes import SandboxTier
 from protocol.signing import Signer
 from protocol.typed_data import Domain
 from provider.enrolment import Enrolment, EnrolmentPlan, enrol
@@ -35,6 +36,7 @@ from scripts.deployment import Settings, deploy, load_build, network_of
 from scripts.deployment.signer import KeySigner
 from tests.support.anvil import ROOT, Anvil, dev_account, wait_for
 from tests.support.engines import tiny_model
+from tests.support.promised import PROMISED
 from tests.support.sandbox import worker_sandbox
 from tests.support.tiny_gguf import NAME
 
@@ -53,12 +55,16 @@ def signer_of(index: int) -> Signer:
 
 @dataclass
 class LiveMarket:
-    """One chain with the contracts on it. Accounts: 0 deployer, 1 provider's owner, 2 consumer."""
+    """One chain with the contracts on it. Accounts: 0 deployer, 1 provider's owner, 2 consumer.
+
+    `promised` is the sandbox in the terms of the offers that `enrol` makes.
+    """
 
     node: Anvil
     folder: Path
     deployment_file: Path
     client: ChainClient
+    promised: SandboxTier = PROMISED
 
     @property
     def domain(self) -> Domain:
@@ -103,7 +109,7 @@ class LiveMarket:
             stake="10000",
             scrypt_n=SCRYPT_N,
         )
-        enrolment = enrol(plan, PASSWORD, report=lambda _: None)
+        enrolment = enrol(plan, PASSWORD, self.promised, report=lambda _: None)
         settings = {"port": 0, "chunk_tokens": 8, "lease_ttl_s": 0, **serving}
         lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
         enrolment.config.write_text(

@@ -26,6 +26,7 @@ from provider.offers import Offer, OfferBook, make_document, make_terms
 from provider.service import InferenceService, ServiceSettings
 from tests.support.engine_slots import hold_engine_slots
 from tests.support.engines import tiny_model
+from tests.support.promised import PROMISED
 from tests.support.serving import serve
 from tests.support.tiny_gguf import CONTEXT, NAME
 
@@ -57,7 +58,7 @@ def make_offer(**terms: int) -> Offer:
     """An offer of the tiny model: 10 base units a token in, 30 out, 5 cached."""
     entry = describe_model(tiny_model(), NAME)
     model = entry.terms_model(engine=ENGINE_NAME, build=engine_build(), context_length=CONTEXT)
-    document = make_document(model, max_units_in=CONTEXT, max_units_out=CONTEXT, max_concurrent=4)
+    document = make_document(model, max_units_in=CONTEXT, max_units_out=CONTEXT, max_concurrent=4, sandbox=PROMISED)
     prices: dict[str, int] = {"price_in": 10, "price_out": 30, "price_cached": 5, "unit_scale": 1, **terms}
     return Offer(1, 1, make_terms(document, token=TOKEN, **prices), document)
 
@@ -155,6 +156,7 @@ async def provider_stack(
         offers=book,
         backends=models,
         clock=clock,
+        sandbox=PROMISED,
         settings=ServiceSettings(
             CreditPolicy(credit), chunk_tokens=chunk_tokens, voucher_timeout_s=voucher_timeout_s, **settings
         ),

@@ -18,6 +18,7 @@ from provider.leases import Lease, LeaseCache
 from provider.ledger import Ledger
 from provider.offers import Offer, OfferBook, make_document, make_terms
 from provider.service import InferenceService, ServiceSettings
+from tests.support.promised import PROMISED
 from tests.support.provider_stack import DOMAIN, NODE, PROVIDER, TOKEN, TestClock, make_lease, make_offer
 from tests.support.serving import serve
 
@@ -126,7 +127,7 @@ def scripted_offer(kind: OfferKind = OfferKind.INFERENCE, **caps: int) -> Offer:
     """10 base units a token in, 30 out."""
     model = {**make_offer().document["model"], "name": MODEL}
     limits = {"max_units_in": 4096, "max_units_out": 4096, "max_concurrent": 4, **caps}
-    document = make_document(model, kind=kind, **limits)
+    document = make_document(model, kind=kind, sandbox=PROMISED, **limits)
     terms = make_terms(document, token=TOKEN, price_in=10, price_out=30, price_cached=5, unit_scale=1)
     return Offer(1, 1, terms, document)
 
@@ -175,6 +176,7 @@ async def scripted_provider(
         offers=book,
         backends=_Only(backend),
         clock=clock,
+        sandbox=PROMISED,
         settings=ServiceSettings(CreditPolicy(credit), chunk_tokens=8, voucher_timeout_s=2.0),
         **options,
     )

@@ -19,11 +19,12 @@ SYMBOLS = {USDC: "USDC", CLAW: "CLAW"}
 
 
 def candidate(provider: int = 1, model: str = "small", **changes: Any) -> Candidate:
-    """`changes` are of the terms, of the document, or `stake`, `offer_id`, `version`, `context_length`."""
+    """`changes` are of the terms, of the document, or `metadata`, `stake`, `offer_id`, `version`, `context_length`."""
     kind = OfferKind(changes.pop("offer_kind", OfferKind.INFERENCE))
     document = {
         "kind": kind.label,
         "tier": changes.pop("tier", "shared"),
+        "sandbox": changes.pop("sandbox", "gvisor-systrap"),
         "region": changes.pop("region", "DE"),
         "content_policy": {"refuses": changes.pop("refuses", [])},
         "caps": {"max_units_in": 4096, "max_units_out": 2048},
@@ -38,6 +39,7 @@ def candidate(provider: int = 1, model: str = "small", **changes: Any) -> Candid
         },
     }
     offer_id, version = changes.pop("offer_id", 1), changes.pop("version", 1)
+    metadata = changes.pop("metadata", None)
     stake, owner = changes.pop("stake", 10**22), "0x" + f"{provider:040x}"
     terms = {
         "token": USDC,
@@ -52,7 +54,7 @@ def candidate(provider: int = 1, model: str = "small", **changes: Any) -> Candid
         "doc_hash": bytes(32),
     }
     offer = Offer(provider, offer_id, version, Terms(**{"offer_kind": int(kind), **terms, **changes}), document, owner)
-    return Candidate(offer, Endpoint(f"http://127.0.0.1:{provider}"), owner, stake)
+    return Candidate(offer, Endpoint(f"http://127.0.0.1:{provider}"), owner, stake, metadata)
 
 
 @dataclass

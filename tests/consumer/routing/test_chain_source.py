@@ -13,14 +13,17 @@ from consumer.offers import terms_to_json
 from consumer.routing import fetching
 from consumer.routing.catalogue import Candidate, Catalogue
 from consumer.routing.chain_source import ChainOffers
+from consumer.routing.limits import Limits
+from consumer.routing.settings import LimitSettings
 from protocol.chain.client import ChainClient
 from protocol.chain.exceptions import ChainError
 from protocol.documents import document_digest, sign_envelope
 from protocol.signing import Signer
-from protocol.typed_data import Terms
+from protocol.typed_data import Document, Terms
 from provider.owner import OfferLimits, Owner
 from tests.consumer.routing.hostile_server import HostileServer, Reply, hostile_server
 from tests.support.live_market import ETHER, LiveMarket, live_market, signer_of
+from tests.support.promised import PROMISED
 from tests.support.provider_stack import make_offer
 
 STAKE = 10_000 * ETHER
@@ -65,7 +68,14 @@ class Shop:
             "issued_at": now,
             "expires_at": now + 86_400,
             "endpoints": [{"url": self.server.url}],
-            "models": [{"name": "tiny-random", "fingerprint": "0x" + "00" * 32, "offer_id": self.offer_id}],
+            "models": [
+                {
+                    "name": "tiny-random",
+                    "fingerprint": "0x" + "00" * 32,
+                    "offer_id": self.offer_id,
+                    "sandbox": PROMISED.value,
+                }
+            ],
             "tier": "shared",
             "region": "ZZ",
             "policies": {"retention": {"input_s": 0, "output_s": 0, "log_s": 0}, "refuses": []},
@@ -181,6 +191,38 @@ async def test_new_metadata__the_old_document_does_not_count(shop: Shop) -> None
     assert await listed(source) == []
     shop.server.replies["/v1/provider"] = new
     assert [each.metadata and each.metadata["name"] for each in await listed(source)] == ["new"]
+
+
+async def test_metadata_with_an_unknown_sandbox__is_refused_although_signed(shop: Shop) -> None:
+    document = shop.metadata()
+    document["models"][0]["sandbox"] = "vault"
+    digest = document_digest(document)
+    shop.owner(lambda owner: owner.set_metadata(shop.provider, digest))
+    signature = NODE.sign(shop.market.domain, Document(digest)).to_hex()
+    envelope = {"schema": "clawmarket/envelope/1", "document": document, "signature": signature}
+    shop.server.replies["/v1/provider"] = Reply(json.dumps(envelope).encode())
+    source = shop.source()
+    assert await listed(source) == []
+    assert not source.is_complete
+
+
+async def test_metadata_that_claims_a_better_sandbox__is_a_reason_against_the_offer(shop: Shop) -> None:
+    document = shop.metadata()
+    shop.publish(models=[{**document["models"][0], "sandbox": "gvisor-systrap"}])
+    (found,) = await listed(shop.source())
+    assert (found.sandbox, found.claimed_sandbox) == (PROMISED, "gvisor-systrap")
+    assert list(Limits(LimitSettings(), {}).of_offer(found)) == [
+        f"its metadata claims the sandbox gvisor-systrap, its terms {PROMISED}: not trusted"
+    ]
+
+
+async def test_terms_with_an_unknown_sandbox__are_refused_although_the_chain_has_their_digest(shop: Shop) -> None:
+    shop.document = {**shop.document, "sandbox": "vault"}
+    spoiled = replace(shop.terms, doc_hash=document_digest(shop.document))
+    shop.reprice(spoiled)
+    shop.server.replies[shop.offer_path] = shop.offer(doc_hash=spoiled.doc_hash)
+    assert await listed(shop.source()) == []
+    shop.reprice(shop.terms)
 
 
 def bomb() -> Reply:

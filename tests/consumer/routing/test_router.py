@@ -15,6 +15,7 @@ from consumer.routing.router import Fallbacks, Needs, Plan
 from consumer.routing.settings import LimitSettings
 from protocol.ids import OfferKind
 from protocol.money import USDC, Price, parse_price
+from protocol.sandboxes import SandboxTier
 from tests.consumer.routing.candidates import CLAW, Routing, candidate, routing
 
 BOTH = Fallbacks(local=("mini", "small"), upstream=(("work", "gpt"), ("work", "small"), ("home", "gpt")))
@@ -204,6 +205,7 @@ async def test_explain__names_every_route_once_with_its_parts() -> None:
         "name": "provider/1/small",
         "kind": "market",
         "offer": 1,
+        "sandbox": "gvisor-systrap",
         "score": 732_700,
         "why": {
             "price": 1_000,
@@ -231,6 +233,7 @@ OFFERS = st.lists(
         unit_scale=st.integers(1, 2**64 - 1),
         stake=st.integers(0, 2**96),
         region=st.sampled_from(["DE", "DE-BE", "FR"]),
+        sandbox=st.sampled_from([*SandboxTier]),
         tier=st.sampled_from(["shared", "dedicated"]),
         refuses=st.lists(st.sampled_from(["medical", "legal"]), unique=True),
         context_length=st.integers(1, 8_192),
@@ -244,6 +247,7 @@ LIMITS = st.builds(
     allow=st.just(()) | st.sets(st.integers(1, 6)).map(tuple),
     deny=st.sets(st.integers(1, 6), max_size=3).map(tuple),
     regions=st.sampled_from([(), ("DE",), ("FR", "DE-BE")]),
+    sandboxes=st.sets(st.sampled_from(SandboxTier)).map(tuple),
     tiers=st.sampled_from([(), ("shared",)]),
     refuses_none_of=st.sampled_from([(), ("medical",)]),
     min_context=st.sampled_from([0, 1_000]),
@@ -262,6 +266,7 @@ def is_allowed(found: Candidate, limits: LimitSettings, needs: Needs) -> bool:
         and (not limits.max_price_out or terms.price_out <= 30 * terms.unit_scale)
         and (not limits.regions or any(document["region"][: len(each)] == each for each in limits.regions))
         and (not limits.tiers or document["tier"] in limits.tiers)
+        and (not limits.sandboxes or document["sandbox"] in limits.sandboxes)
         and not set(limits.refuses_none_of) & set(document["content_policy"]["refuses"])
         and found.context_length >= max(limits.min_context, whole)
         and (needs.prompt_tokens or 0) <= 4_096
