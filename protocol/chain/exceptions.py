@@ -6,6 +6,7 @@ ProtocolError
     │   ├── RpcUnavailable        every endpoint failed in a way that may pass: try again later
     │   ├── RpcRejected           a node answered with a JSON-RPC error
     │   └── MalformedAnswer       a node answered with something no honest node says
+    │       └── AnswerTooLarge    an answer passes the limit of bytes: ask for less
     ├── WrongChain                a node serves another chain than the deployment's
     ├── DeploymentError           deployment file or ABI unreadable, foreign or of another version
     ├── ContractReverted          a call or a gas estimate reverted; carries the contract's reason
@@ -57,6 +58,10 @@ class RpcRejected(RpcError):
 
 class MalformedAnswer(RpcError):
     """A node's answer has the wrong type, size or content."""
+
+
+class AnswerTooLarge(MalformedAnswer):
+    """A node's answer passes the limit of bytes."""
 
 
 class WrongChain(ChainError):

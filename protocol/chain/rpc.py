@@ -10,7 +10,6 @@ form or chain, and errors that show whole addresses. Times are in seconds, sizes
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 from weakref import WeakSet
 
 import httpx
+import orjson
 from web3 import Web3
 from web3.exceptions import ProviderConnectionError
 from web3.providers.base import JSONBaseProvider
@@ -27,7 +27,14 @@ from web3.types import RPCEndpoint, RPCResponse
 
 from protocol.chain import _checks
 from protocol.chain.answers import check_answer
-from protocol.chain.exceptions import ChainError, MalformedAnswer, RpcRejected, RpcUnavailable, WrongChain
+from protocol.chain.exceptions import (
+    AnswerTooLarge,
+    ChainError,
+    MalformedAnswer,
+    RpcRejected,
+    RpcUnavailable,
+    WrongChain,
+)
 
 Call = tuple[str, Sequence[Any]]
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
@@ -220,7 +227,7 @@ class RpcPool(JSONBaseProvider):
                 for chunk in response.iter_bytes():
                     received += chunk
                     if len(received) > self.limits.max_bytes:
-                        raise MalformedAnswer(f"{endpoint.label} sent more than {self.limits.max_bytes} bytes")
+                        raise AnswerTooLarge(f"{endpoint.label} sent more than {self.limits.max_bytes} bytes")
                     if time.monotonic() > deadline:
                         raise _PassingError(f"no complete answer within {self.limits.total_s:.0f} s")
                 if response.status_code in _PASSING_STATUS:
@@ -233,8 +240,8 @@ class RpcPool(JSONBaseProvider):
 
     def _parse(self, endpoint: _Endpoint, status: int, body: bytes, sent: Mapping[int, Call]) -> list[Any]:
         try:
-            answer = json.loads(body)
-        except (ValueError, RecursionError):
+            answer = orjson.loads(body)
+        except ValueError:
             raise MalformedAnswer(
                 f"{endpoint.label} answered with HTTP status {status} and no JSON: "
                 "check that this is the address of a JSON-RPC node"
