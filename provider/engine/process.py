@@ -38,6 +38,7 @@ class Connection:
         self._writer = writer
         self._requests: dict[int, Receiver] = {}
         self._answered = True  # since the last look of the watch
+        self._hangs = False
         self._unanswered_pings = 0
         self._forgotten_left = 0  # frames that may still come for requests nobody listens to
         self._end = "the engine process ended"
@@ -71,7 +72,10 @@ class Connection:
         return frames.decode(await self._reader.readexactly(frames.body_length(header)))
 
     async def dispatch(self, hang_s: float) -> None:
-        """Hands frames to their requests until the engine is gone or hangs, then fails those still running."""
+        """Hands frames to their requests until the engine is gone or hangs, then fails those still running.
+
+        One that hangs is killed.
+        """
         watch = asyncio.create_task(self._watch(hang_s))
         try:
             while True:
@@ -88,6 +92,8 @@ class Connection:
             for receiver in self._requests.values():
                 receiver.fail(EngineCrashed(self._end))
             self._requests.clear()
+        if self._hangs:
+            await self.engine.kill()
 
     def _hand_on(self, frame: frames.Frame) -> None:
         """Raises FrameError for a frame that nobody asked for, so that a flood of them ends."""
@@ -113,7 +119,7 @@ class Connection:
         return await self.engine.close()
 
     async def _watch(self, hang_s: float) -> None:
-        """Kills an engine that has work and sends nothing, not even the answer to a ping.
+        """Gives up an engine that has work and sends nothing, not even the answer to a ping.
 
         It counts its own looks and not the clock: after a pause of this process the engine still has all its time.
         """
@@ -126,7 +132,8 @@ class Connection:
             await asyncio.sleep(hang_s / _CHECKS)
             silent = 0 if self._answered else silent + 1
         self._end = f"the engine hung for {hang_s:.0f} s and was ended"
-        await self.engine.kill()
+        self._hangs = True
+        self._writer.transport.abort()  # its requests do not wait for its end, which may take a while
 
 
 async def launch(settings: EngineSettings, host: EngineHost, folder: Path) -> Connection:

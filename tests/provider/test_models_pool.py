@@ -235,7 +235,7 @@ async def test_start_with_a_wrong_or_missing_file_fails_and_leaves_no_process(tm
         slot = found.pool._slots[key]
         slot.model = PooledModel("tiny-1", 100, lambda: None, slot.model.make)
         assert digest != key.gguf_sha256
-        with pytest.raises(EngineStartError, match="cannot be loaded"):
+        with pytest.raises(EngineStartError, match="safe to load"):
             await found.pool.start()
 
 
