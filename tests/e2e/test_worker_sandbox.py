@@ -15,6 +15,8 @@ from consumer.exceptions import ProviderRefused
 from consumer.store import Store
 from protocol.headers import RefusalCode
 from protocol.sandboxes import SandboxTier
+from provider.config import load_config
+from provider.observing.operations import address_of
 from provider.sandbox.daemon import Daemon
 from provider.sandbox.paths import VARIABLE, SandboxPaths
 from tests.support.anvil import ROOT
@@ -60,6 +62,8 @@ def test_weaker_sandbox_than_promised__no_answer_until_it_is_offered_anew(
         assert httpx.get(f"{endpoint}/healthz").json()["sandbox"] == "runc-seccomp"
         assert httpx.get(f"{endpoint}/readyz").status_code == 503
         assert f"offer 1 version 1 {told}, so it is not served: mend the sandbox" in worker.output
+        status = httpx.get(f"{address_of(load_config(enrolment.config).provider.data)}/status").json()
+        assert [told in alert["what"] for alert in status["alerts"] if "offers price" in alert["do"]] == [True]
         old = market.open_lease(store, endpoint, enrolment)
         with pytest.raises(ProviderRefused, match=told) as refused:
             ask(market, store, *old)

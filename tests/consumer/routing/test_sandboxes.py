@@ -1,10 +1,13 @@
 """The sandbox as a hard limit: what is refused unasked, what the user may allow, and what no metadata can claim."""
 
+from io import StringIO
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
 
+from consumer.gateway.explain import explain_table
 from consumer.routing.catalogue import Candidate
 from consumer.routing.names import parse_model
 from consumer.routing.routes import Needs, Plan
@@ -64,6 +67,17 @@ async def test_metadata_that_disagrees__is_not_trusted__stronger_or_weaker(claim
 async def test_metadata_of_another_offer__does_not_matter() -> None:
     listed = metadata((2, "none"), (1, "runc-seccomp"))
     assert usable(await planned(candidate(1, sandbox="runc-seccomp", metadata=listed))) == {"runc-seccomp"}
+
+
+async def test_table_of_explain__shows_the_sandbox_beside_each_route_and_why_it_is_out() -> None:
+    console = Console(record=True, width=200, file=StringIO())
+    console.print(explain_table({"model": "small", **(await planned(*EVERY)).explain()}))
+    lines = [line for line in console.export_text().splitlines() if "provider/" in line]
+    assert len(lines) == len(EVERY)
+    for number, tier in enumerate(SandboxTier, 1):
+        (line,) = (line for line in lines if f"provider/{number}/small" in line)
+        assert tier in line.partition("small")[2]
+    assert "sandbox none is not allowed" in lines[-1]
 
 
 async def test_explain__names_the_sandbox_of_every_offer() -> None:
