@@ -18,7 +18,10 @@ class Kind(StrEnum):
     OVERLONG = "overlong"
 
 
-ENDS: dict[str, frozenset[Kind]] = {"job": frozenset({Kind.PROCESSES, Kind.OVERLONG})}
+ENDS: dict[str, frozenset[Kind]] = {
+    "job": frozenset({Kind.PROCESSES, Kind.OVERLONG}),
+    "warm": frozenset({Kind.PROCESSES}),  # it may wait for its job as long as the worker runs
+}
 """The policy, by role: what ends a container at once. Engines are never ended for it: their users wait for them."""
 
 LONGEST_S = {"job": 7 * 86_400 + 300.0, "probe": 300.0, "model check": 600.0}

@@ -12,13 +12,13 @@ from pathlib import Path, PurePosixPath
 
 from provider.sandbox import bpf, host_view
 from provider.sandbox.bait import Bait
-from provider.sandbox.daemon import find_program
 from provider.sandbox.errors import ContainerError, SetupError
 from provider.sandbox.evidence import ANSWER_S, Evidence, read_facts
 from provider.sandbox.image.build import BuiltImage
 from provider.sandbox.image.contents import ENVIRONMENT
 from provider.sandbox.listeners import HostListeners
 from provider.sandbox.policy import TMP, USER, Limits, Mount
+from provider.sandbox.programs import find_program
 
 
 def root_folder(image: BuiltImage) -> Path:

@@ -101,13 +101,18 @@ def probe(
     Exit code 0 when a tier passes, 1 when none does: then a worker refuses to serve.
     """
     from provider.sandbox.errors import NoSandboxError
+    from provider.sandbox.gpus import find_gpus
     from provider.sandbox.paths import SandboxPaths
     from provider.sandbox.probe import first_passing, try_tiers
+    from provider.sandbox.programs import find_runsc
 
     with errors():
         results = []
-        for result in try_tiers(SandboxPaths.find(folder), dev=dev):
+        paths = SandboxPaths.find(folder)
+        for result in try_tiers(paths, dev=dev):
             _show(result)
+            gpus = find_gpus(result.tier, find_runsc(paths))
+            typer.echo(f"    {'no ' if gpus.fault else 'yes'}  gpu: {gpus.fault or f'{gpus.count} can be passed'}")
             results.append(result)
             if result.passed and not every:
                 break

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError, DockerException, NotFound
@@ -35,6 +36,7 @@ class Job:
     mounts: tuple[Mount, ...] = ()
     environment: dict[str, str] | None = None
     scratch: Scratch | None = None
+    gpu: tuple[Path, ...] = ()
     takes_input: bool = False
     subject: str = ""
 
@@ -61,6 +63,7 @@ def make(client: Client, tier: Tier, job: Job) -> Container:
         job.limits,
         mounts=job.mounts,
         scratch=job.scratch,
+        gpu=job.gpu,
         takes_input=job.takes_input,
         environment=job.environment,
         labels={OWNER: processes.identity(), ROLE: job.role, TIER: tier.value, SUBJECT: job.subject},

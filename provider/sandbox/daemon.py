@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +25,9 @@ from requests.exceptions import RequestException
 
 from provider.sandbox import processes, reaping
 from provider.sandbox.errors import DaemonError, SetupError
+from provider.sandbox.gpus import NVPROXY, find_gpus, runtime_of
 from provider.sandbox.paths import SandboxPaths
+from provider.sandbox.programs import PATH, find_program, find_runsc, knows
 from provider.sandbox.tiers import Tier
 
 START_S = 60.0
@@ -36,23 +37,12 @@ NICENESS = 10
 """Of the daemon and so of all its containers: the machine's owner goes first."""
 _POLL_S = 0.05
 _REMEDY = "as root: clawmarket sandbox setup"
-_PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _GVISOR_FLAGS = ("--network=none", "--host-uds=open", "--oci-seccomp")
 # Without it gVisor truncates files of read-only mounts, see provider/sandbox/bait.py. Older ones have no such way.
 _NO_DIRECT_FILES = "--directfs=false"
 _PLATFORMS = {Tier.GVISOR_SYSTRAP: "systrap", Tier.GVISOR_PTRACE: "ptrace"}  # never kvm: nested, it spins
 
 Client = docker.DockerClient
-
-
-def find_program(name: str) -> str | None:
-    """Where a program is, also one that only root's PATH has."""
-    return shutil.which(name, path=_PROGRAMS)
-
-
-def find_runsc(paths: SandboxPaths) -> str | None:
-    """gVisor: the one fetched for this sandbox, else the machine's own."""
-    return str(paths.runsc) if paths.runsc.exists() else find_program("runsc")
 
 
 class Daemon:
@@ -135,7 +125,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env={"PATH": _PROGRAMS, "HOME": str(self.paths.state)},
+                env={"PATH": PATH, "HOME": str(self.paths.state)},
                 start_new_session=True,
             )
         end = time.monotonic() + START_S
@@ -152,11 +142,15 @@ class Daemon:
     def settings(self) -> dict[str, Any]:
         """The daemon's configuration file."""
         runsc = find_runsc(self.paths)
-        flags = [*_GVISOR_FLAGS, *([_NO_DIRECT_FILES] if runsc and _knows(runsc, _NO_DIRECT_FILES) else [])]
-        runtimes = {
+        flags = [*_GVISOR_FLAGS, *([_NO_DIRECT_FILES] if runsc and knows(runsc, _NO_DIRECT_FILES) else [])]
+        runtimes: dict[str, dict[str, Any]] = {
             tier.runtime: {"path": runsc, "runtimeArgs": [*flags, f"--platform={platform}"]}
             for tier, platform in _PLATFORMS.items()
         }
+        for tier in _PLATFORMS:
+            if find_gpus(tier, runsc).nodes:
+                whole = runtimes[tier.runtime]
+                runtimes[runtime_of(tier)] = whole | {"runtimeArgs": [*whole["runtimeArgs"], NVPROXY]}
         return {
             "data-root": str(self.paths.data),
             "exec-root": str(self.paths.exec_root),
@@ -223,10 +217,6 @@ class Daemon:
         with (self.paths.run / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def _knows(program: str, flag: str) -> bool:
-    return subprocess.run([program, flag, "--version"], capture_output=True, check=False).returncode == 0
 
 
 def _tail(log: Path) -> list[str]:

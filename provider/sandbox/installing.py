@@ -13,9 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from provider.sandbox.apt_sources import for_release, read_sources
-from provider.sandbox.daemon import find_program, find_runsc
 from provider.sandbox.errors import SetupError
 from provider.sandbox.paths import SandboxPaths
+from provider.sandbox.programs import find_program, find_runsc
 
 Report = Callable[[str], None]
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from provider.sandbox import containers
 from provider.sandbox.daemon import Daemon
+from provider.sandbox.gpus import devices_for
 from provider.sandbox.image.build import load
 from provider.sandbox.image.contents import ENGINE
 from provider.sandbox.image.known import current
@@ -15,10 +16,11 @@ from provider.sandbox.running import Place
 
 
 @contextmanager
-def open_place(paths: SandboxPaths) -> Iterator[Place]:
-    """A place to run in, cleared of what dead processes left.
+def open_place(paths: SandboxPaths, *, gpu: bool = False) -> Iterator[Place]:
+    """A place to run in, cleared of what dead processes left; with `gpu` all GPUs are passed.
 
-    Raises DaemonError, ImageError, and NoSandboxError where no tier keeps its promises: then nothing runs.
+    Raises DaemonError, ImageError, JobError without a GPU to pass, and NoSandboxError where no tier keeps its promises:
+    then nothing runs.
     """
     image = current(paths, ENGINE)
     client = Daemon(paths).ensure()
@@ -27,8 +29,9 @@ def open_place(paths: SandboxPaths) -> Iterator[Place]:
         if tier is None:
             tier = find_tier(paths).tier
             remember(paths, image, tier)
+        nodes = devices_for(tier, paths) if gpu else ()
         containers.remove_orphans(client)
         load(client, image)
-        yield Place(client, paths, tier, image.image_id)
+        yield Place(client, paths, tier, image.image_id, nodes)
     finally:
         client.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from provider.sandbox import seccomp
+from provider.sandbox.gpus import runtime_of
 from provider.sandbox.tiers import Tier
 
 USER = 65_534
@@ -73,12 +74,22 @@ def container_settings(
     *,
     mounts: tuple[Mount, ...] = (),
     scratch: Scratch | None = None,
+    gpu: tuple[Path, ...] = (),
     takes_input: bool = False,
     environment: dict[str, str] | None = None,
     labels: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The body of the daemon's request to make a container; it works in `scratch`, if there is one."""
+    """The body of the daemon's request to make a container; it works in `scratch`, if there is one.
+
+    `gpu` are the device nodes of GPUs, which it may use.
+    """
     host = _host_settings(tier, limits, mounts)
+    if gpu:
+        host |= {
+            "Runtime": runtime_of(tier),
+            "SecurityOpt": _security(tier, gpu=True),
+            "Devices": [_device(node) for node in gpu],
+        }
     if scratch:
         host["Mounts"].append(_scratch_mount(scratch, labels or {}))
         host["Ulimits"].append({"Name": "fsize", "Soft": scratch.size, "Hard": scratch.size})
@@ -108,7 +119,7 @@ def _host_settings(tier: Tier, limits: Limits, mounts: tuple[Mount, ...]) -> dic
         "IpcMode": "none",
         "Privileged": False,
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges:true", f"seccomp={json.dumps(seccomp.profile(gvisor=tier.is_gvisor))}"],
+        "SecurityOpt": _security(tier),
         "ReadonlyRootfs": True,
         "Tmpfs": {TMP: f"{TMP_OPTIONS},mode=1777,size={limits.tmp},nr_inodes={max(_LEAST_FILES, limits.tmp // 4096)}"},
         "Mounts": [_mount(mount) for mount in mounts],
@@ -128,6 +139,15 @@ def _host_settings(tier: Tier, limits: Limits, mounts: tuple[Mount, ...]) -> dic
             "Config": {"max-size": str(_LOG_BYTES), "max-file": "1", "mode": "non-blocking"},
         },
     }
+
+
+def _security(tier: Tier, *, gpu: bool = False) -> list[str]:
+    profile = seccomp.profile(gvisor=tier.is_gvisor, gpu=gpu)
+    return ["no-new-privileges:true", f"seccomp={json.dumps(profile)}"]
+
+
+def _device(node: Path) -> dict[str, str]:
+    return {"PathOnHost": str(node), "PathInContainer": f"/dev/{node.name}", "CgroupPermissions": "rw"}
 
 
 def _mount(mount: Mount) -> dict[str, Any]:

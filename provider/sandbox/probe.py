@@ -8,7 +8,7 @@ from pathlib import Path
 
 from provider.sandbox import bubblewrap, containers, processes
 from provider.sandbox.bait import Bait
-from provider.sandbox.daemon import Client, Daemon, find_runsc
+from provider.sandbox.daemon import Client, Daemon
 from provider.sandbox.errors import NoSandboxError, SandboxError
 from provider.sandbox.evidence import Evidence, collect, probe_command
 from provider.sandbox.image.build import BuiltImage, load
@@ -19,6 +19,7 @@ from provider.sandbox.judging import Check, judge
 from provider.sandbox.listeners import HostListeners
 from provider.sandbox.paths import SandboxPaths
 from provider.sandbox.policy import Limits, container_settings
+from provider.sandbox.programs import find_runsc
 from provider.sandbox.tiers import PRODUCTION_TIERS, Tier
 
 LIMITS = Limits(memory=512 << 20, cpus=1.0, pids=256, tmp=32 << 20)

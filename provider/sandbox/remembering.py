@@ -12,9 +12,10 @@ from typing import Any
 from provider.files import write_whole
 from provider.models.files import FileDigests
 from provider.sandbox import processes
-from provider.sandbox.daemon import Daemon, find_program, find_runsc
+from provider.sandbox.daemon import Daemon
 from provider.sandbox.image.build import BuiltImage
 from provider.sandbox.paths import SandboxPaths
+from provider.sandbox.programs import find_program, find_runsc
 from provider.sandbox.tiers import PRODUCTION_TIERS, Tier
 
 _RECORD, _DIGESTS = "tier.json", "programs.json"

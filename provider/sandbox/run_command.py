@@ -38,6 +38,7 @@ def run(
     memory: Annotated[int, typer.Option(help="MiB, its work folder in it.")] = 512,
     pids: Annotated[int, typer.Option(help="Processes and threads; gVisor takes 256 at least.")] = 64,
     work: Annotated[int, typer.Option(help="MiB of its work folder.")] = 64,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Pass this machine's NVIDIA GPUs.")] = False,  # noqa: FBT002
     output: Annotated[int, typer.Option(help="KiB that it may print.")] = 1024,
 ) -> None:
     """Run a program that nobody trusts, in the strongest sandbox that works here, and refuse without one.
@@ -66,7 +67,7 @@ def run(
                 processor=math.inf if processor is None else processor,
             )
             program = Program(command, named, given.read_bytes() if given else None)
-            with open_place(SandboxPaths.find(folder)) as place:
+            with open_place(SandboxPaths.find(folder), gpu=gpu) as place:
                 typer.echo(f"sandbox {place.tier}", err=True)
                 outcome = run_program(place, program, into or Path(unwanted), limits, printed=Printer(), stop=stop)
             _explain(outcome, into)

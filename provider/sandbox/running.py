@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -21,18 +22,17 @@ from docker.models.containers import Container
 from requests.exceptions import RequestException
 
 from provider.sandbox import containers
-from provider.sandbox.attaching import Attached
+from provider.sandbox.boxes import Box, open_box
 from provider.sandbox.collecting import Collected, ResultLimits, collect
-from provider.sandbox.containers import Job
 from provider.sandbox.daemon import Client
 from provider.sandbox.errors import ContainerError, JobError
 from provider.sandbox.figures import Figures, Gauge
-from provider.sandbox.holding import Holder
 from provider.sandbox.paths import SandboxPaths
-from provider.sandbox.policy import Limits, Mount
-from provider.sandbox.staging import IN, command_of, staged
+from provider.sandbox.policy import Limits
+from provider.sandbox.staging import command_of, copy_into
 from provider.sandbox.streaming import Stop, Stream, pump
 from provider.sandbox.tiers import Tier
+from provider.sandbox.warm import WarmPool, first_line
 
 ROLE = "job"
 _END_S = 15.0
@@ -90,12 +90,13 @@ class Program:
 
 @dataclass(frozen=True)
 class Place:
-    """Where to run: the daemon, its folders, the tier that passed its probe, an image it has."""
+    """Where to run: the daemon, its folders, the tier that passed its probe, an image it has, GPUs' device nodes."""
 
     client: Client
     paths: SandboxPaths
     tier: Tier
     image: str
+    gpu: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,35 +126,30 @@ def run(
     *,
     printed: Printed = lambda _stream, _data: None,
     stop: threading.Event | None = None,
+    pool: WarmPool | None = None,
 ) -> Outcome:
     """Runs a program; its results are put into the folder `into`, which must be new or empty.
 
-    `printed` gets what it prints as it comes; if it raises, the program ends. Raises JobError for a request that
+    `printed` gets what it prints as it comes; if it raises, the program ends. A container that waits in `pool` is used
+    if there is one with the same limits. Raises JobError for a request that
     cannot be met, ContainerError if the sandbox fails.
     """
     limits = limits or RunLimits()
     into.mkdir(parents=True, exist_ok=True)
     if any(into.iterdir()):
         raise JobError(f"{into} is not empty: results go to a new folder")
-    with (
-        staged(place.paths, program.files) as files,
-        Holder(place.client, place.image, limits.work, limits.work_files) as holder,
-    ):
-        job = Job(
-            ROLE,
-            place.image,
-            command_of(program.command, program.files),
-            limits.box,
-            (Mount(files, IN),),
-            scratch=holder.scratch,
-            takes_input=program.given is not None,
-        )
-        container = containers.make(place.client, place.tier, job)
-        try:
-            outcome = _watched(place, container, program.given, limits, printed, stop or threading.Event())
-        finally:
-            containers.remove(container)
-        return Outcome(*outcome, results=collect(holder.archive, into, limits.results))
+    command = command_of(program.command, program.files)
+    with ExitStack() as stack:
+        if pool and (box := pool.take(place, limits, stack)):
+            copy_into(box.files, program.files)
+            given = first_line(command) + (program.given or b"")
+        else:
+            takes_input = program.given is not None
+            box = stack.enter_context(open_box(place, ROLE, command, limits, program.files, takes_input=takes_input))
+            given = program.given or b""
+        outcome = _watched(box, given, limits, printed, stop or threading.Event())
+        containers.remove(box.container)
+        return Outcome(*outcome, results=collect(box.holder.archive, into, limits.results))
 
 
 async def run_async(
@@ -177,34 +173,28 @@ async def run_async(
 
 
 def _watched(
-    place: Place,
-    container: Container,
-    given: bytes | None,
-    limits: RunLimits,
-    printed: Printed,
-    stop: threading.Event,
+    box: Box, given: bytes, limits: RunLimits, printed: Printed, stop: threading.Event
 ) -> tuple[Ending, int | None, str, float]:
-    with Attached(place.client, place.paths, str(container.id), takes_input=given is not None) as link:
-        containers.started(container)
-        started = time.monotonic()
-        gauge = _gauge(container)
-        seen: list[Figures] = []
+    started = time.monotonic()
+    gauge = _gauge(box.container)
+    before = (gauge and gauge.read()) or Figures()
+    seen = [before]
 
-        def look() -> Stop | None:
-            if gauge and (now := gauge.read()):
-                seen[:] = [now]
-                if now.cpu_s >= limits.processor:
-                    return Stop.PROCESSOR
-            return Stop.ASKED if stop.is_set() else None
+    def look() -> Stop | None:
+        if gauge and (now := gauge.read()):
+            seen[:] = [now]
+            if now.cpu_s - before.cpu_s >= limits.processor:
+                return Stop.PROCESSOR
+        return Stop.ASKED if stop.is_set() else None
 
-        cause = pump(link.socket, given or b"", printed, limits.output, started + limits.seconds, look)
-        if cause is not Stop.ENDED:
-            link.socket.close()  # the daemon would wait for us to read the rest
-            with contextlib.suppress(*_GONE):
-                container.kill()
-        state = _end_of(container)
-        seconds = time.monotonic() - started
-    return (*explain(state, cause, limits, seen[0].memory_peak if seen else 0), seconds)
+    cause = pump(box.link.socket, given, printed, limits.output, started + limits.seconds, look)
+    if cause is not Stop.ENDED:
+        box.link.socket.close()  # the daemon would wait for us to read the rest
+        with contextlib.suppress(*_GONE):
+            box.container.kill()
+    state = _end_of(box.container)
+    seconds = time.monotonic() - started
+    return (*explain(state, cause, limits, seen[0].memory_peak), seconds)
 
 
 def _gauge(container: Container) -> Gauge | None:

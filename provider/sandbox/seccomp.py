@@ -61,14 +61,23 @@ CONDITIONAL: tuple[tuple[str, Argument], ...] = (
     *(("ioctl", Argument(1, request)) for request in _IOCTLS.values()),
 )
 
+_NO_TYPE, _TYPE = 0xFFFFFF00, 0xFF00
+# The driver's requests bear its letter, those of its memory have numbers alone.
+FOR_GPUS: tuple[tuple[str, Argument], ...] = (
+    ("ioctl", Argument(1, ord("F") << 8, mask=_TYPE)),
+    ("ioctl", Argument(1, 0, mask=_NO_TYPE)),
+    ("ioctl", Argument(1, 0x30000001)),
+    ("ioctl", Argument(1, 0x30000002)),
+)
+
 
 def allowed_names() -> list[str]:
     """Calls that are allowed whatever their arguments."""
     return sorted({name for names in ALLOWED.values() for name in names.split()})
 
 
-def profile(*, gvisor: bool) -> dict[str, Any]:
-    """The profile as the daemon reads it."""
+def profile(*, gvisor: bool, gpu: bool = False) -> dict[str, Any]:
+    """The profile as the daemon reads it; with `gpu` it also lets requests to NVIDIA's driver pass."""
     clone3: dict[str, Any] = {"names": ["clone3"], "action": "SCMP_ACT_ALLOW"}
     if not gvisor:
         clone3 = {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS}
@@ -78,7 +87,7 @@ def profile(*, gvisor: bool) -> dict[str, Any]:
             {"names": allowed_names(), "action": "SCMP_ACT_ALLOW"},
             *(
                 {"names": [name], "action": "SCMP_ACT_ALLOW", "args": [_argument(argument)]}
-                for name, argument in CONDITIONAL
+                for name, argument in CONDITIONAL + (FOR_GPUS if gpu else ())
             ),
             clone3,
         ],

@@ -21,17 +21,22 @@ _MAX_FILES = 1000
 @contextmanager
 def staged(paths: SandboxPaths, files: Mapping[str, bytes | Path]) -> Iterator[Path]:
     """A folder with copies of `files` for the time of the block. Raises JobError for names and files that won't do."""
-    if len(files) > _MAX_FILES:
-        raise JobError(f"{len(files)} files are too many for one run: {_MAX_FILES} at most, or one archive")
     sweep(paths)
     with TemporaryDirectory(prefix=f"{_PREFIX}{processes.identity()}-", dir=paths.share) as name:
         folder = Path(name) / "in"
         folder.mkdir()
-        for each, content in files.items():
-            _copy(each, content, folder)
+        copy_into(folder, files)
         for shown, mode in ((folder, 0o755), (folder.parent, 0o711)):  # its name is a secret: `share` cannot be listed
             shown.chmod(mode)
         yield folder
+
+
+def copy_into(folder: Path, files: Mapping[str, bytes | Path]) -> None:
+    """Copies `files` into the folder of a run that has not begun. Raises JobError for names and files that won't do."""
+    if len(files) > _MAX_FILES:
+        raise JobError(f"{len(files)} files are too many for one run: {_MAX_FILES} at most, or one archive")
+    for each, content in files.items():
+        _copy(each, content, folder)
 
 
 def sweep(paths: SandboxPaths) -> None:
