@@ -99,7 +99,7 @@ def test_probe_explains_line_by_line(sandbox: Sandbox) -> None:
     assert lines[0] == "gvisor-systrap: passes"
     assert f"    yes  kernel: 4.4.0 inside, {os.uname().release} on the host" in lines
     assert "    yes  platform: the host sees systrap" in lines
-    assert lines[-1] == 'tier gvisor-systrap, offered as "shared"'
+    assert lines[-1] == "tier gvisor-systrap: what offers made here name as their sandbox"
     assert not [line for line in lines if line.startswith("    NO")]
 
 
@@ -110,7 +110,7 @@ def test_probe_all_tries_the_weaker_ones_too(sandbox: Sandbox) -> None:
         "gvisor-ptrace: passes",
         "runc-seccomp: passes",
         "bubblewrap: passes",
-        'tier gvisor-systrap, offered as "shared"',
+        "tier gvisor-systrap: what offers made here name as their sandbox",
     ]
     assert "    no   memory: 0 MiB" in lines
 
