@@ -14,6 +14,7 @@ from provider.sandbox.model_checks import ModelChecks
 from provider.sandbox.paths import VARIABLE
 from provider.sandbox.policy import Limits
 from provider.sandbox.tiers import PRODUCTION_TIERS, Tier
+from tests.provider.test_models_library import CONFIG
 from tests.support.anvil import ROOT
 from tests.support.engines import tiny_model
 from tests.support.sandbox import Sandbox
@@ -97,3 +98,14 @@ def test_the_command_says_whether_a_file_is_safe(sandbox: Sandbox, tmp_path: Pat
     assert refused.returncode == 1
     assert f"error: model file {path} is not safe to load: the tensor" in refused.stderr
     assert "it was cut off" in refused.stderr
+
+
+def test_a_damaged_file_is_not_registered(sandbox: Sandbox, tmp_path: Path) -> None:
+    config, path = tmp_path / "provider.toml", tmp_path / "longer.gguf"
+    config.write_text(CONFIG)
+    path.write_bytes(tiny_model().read_bytes() + b"registered" * 64)
+    refused = models(sandbox, "add", str(path), f"--config={config}")
+    assert refused.returncode == 1
+    assert "belong to nothing" in refused.stderr
+    assert "there are no models" in models(sandbox, "list", f"--config={config}").stdout
+    assert models(sandbox, "add", str(tiny_model()), f"--config={config}").returncode == 0
