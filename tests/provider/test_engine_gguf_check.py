@@ -25,7 +25,7 @@ from tests.support.engine_slots import hold_engine_slots
 from tests.support.engines import tiny_model
 from tests.support.generating import run
 
-SOAK_FILES = 200_000
+SOAK_FILES = 100_000
 MEMORY = 16 << 20
 WHOLE = tiny_model().read_bytes()
 _TENSOR = b"token_embd.weight"

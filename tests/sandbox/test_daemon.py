@@ -44,6 +44,15 @@ def start_elsewhere(paths: SandboxPaths) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", source, str(paths.state.parent), str(CACHE)])
 
 
+def kill(pid: int) -> None:
+    """Kills a process that is waited for elsewhere; fails if it stays as a zombie."""
+    os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 30
+    while processes.status(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert processes.status(pid) == {}
+
+
 def links() -> set[str]:
     return {path.name for path in Path("/sys/class/net").iterdir()}
 
@@ -137,11 +146,7 @@ def test_a_killed_daemon_is_no_zombie_of_who_started_it(paths: SandboxPaths) -> 
     pid = running.pid()
     assert pid is not None
     assert processes.parent(pid) == os.getpid()
-    os.kill(pid, signal.SIGKILL)
-    end = time.monotonic() + 30
-    while processes.status(pid) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert processes.status(pid) == {}
+    kill(pid)
 
 
 def test_what_a_killed_daemon_left_is_cleared_before_the_next_starts(paths: SandboxPaths) -> None:
@@ -154,8 +159,7 @@ def test_what_a_killed_daemon_left_is_cleared_before_the_next_starts(paths: Sand
     client.close()
     pid = first.pid()
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    kill(pid)
     left = reaping.leftovers(paths)
     assert len(left) >= 2 * len(PRODUCTION_TIERS)
     assert not first.answers()
