@@ -6,14 +6,15 @@ waited for in a thread, beside other work.
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 
 from consumer.exceptions import StoreError
 
 QUICK_S = 0.002
-SPACING_S = 0.001
-"""Between two write-outs, so that under load one serves several requests."""
-LATER_S = 0.005
+PAUSES = 9
+"""Between two write-outs on the spot, in their own length: under load one serves several requests."""
+LATER_S = 0.02
 """How long what nobody is held up by waits for company."""
 _WEIGHT = 0.2
 Told = Callable[[StoreError | None], None]
@@ -40,13 +41,20 @@ class Disk:
             self._loop = loop
         self._waiting.append(told)
         if not self._is_busy:
-            self._plan(loop, self._last + SPACING_S if soon else loop.time() + LATER_S)
+            self._plan(loop, self._soon() if soon else time.monotonic() + LATER_S)
 
     def close(self) -> None:
         """Those who wait are told nothing any more."""
         if self._due is not None:
             self._due.cancel()
         self._loop, self._due, self._is_busy, self._waiting = None, None, False, []
+
+    @property
+    def _is_quick(self) -> bool:
+        return self._typical_s < QUICK_S
+
+    def _soon(self) -> float:
+        return self._last + PAUSES * self._typical_s if self._is_quick else self._last
 
     def _plan(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
         if self._due is None or at < self._due_at:
@@ -55,21 +63,24 @@ class Disk:
             self._due, self._due_at = loop.call_at(at, self._begin, loop), at
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._due, self._is_busy, self._last = None, True, loop.time()
+        self._due, self._is_busy, began = None, True, time.monotonic()
         waiting, self._waiting = self._waiting, []
-        if self._typical_s < QUICK_S:
-            self._end(loop, waiting, _synced(self._descriptor))
+        if self._is_quick:
+            self._end(loop, waiting, began, _synced(self._descriptor))
         else:
             work = loop.run_in_executor(None, _synced, self._descriptor)
-            work.add_done_callback(lambda done: self._end(loop, waiting, done.result()))
+            work.add_done_callback(lambda done: self._end(loop, waiting, began, done.result()))
 
-    def _end(self, loop: asyncio.AbstractEventLoop, waiting: list[Told], failure: StoreError | None) -> None:
+    def _end(
+        self, loop: asyncio.AbstractEventLoop, waiting: list[Told], began: float, failure: StoreError | None
+    ) -> None:
         if loop is not self._loop:
             return
         self._is_busy = False
-        self._typical_s += _WEIGHT * (loop.time() - self._last - self._typical_s)
+        self._last = time.monotonic()
+        self._typical_s += _WEIGHT * (self._last - began - self._typical_s)
         if self._waiting:
-            self._plan(loop, self._last + SPACING_S)
+            self._plan(loop, self._soon())
         for told in waiting:
             told(failure)
 
