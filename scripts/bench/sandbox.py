@@ -1,0 +1,169 @@
+"""What the sandbox costs an engine: the same work in a bare process, under runc and under gVisor.
+
+All on the default model, greedy, with the same prompts and as many tokens for each, one request at a time, and 8 at
+once. Every engine is measured at its socket, through the host's client; rounds of all take turns, so that a passing
+load hits all. A start is from the asking until the engine is ready, its model loaded. A warm job is a program handed to
+a container that was started ahead, from the asking until its results are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from provider.backend import Done, GenerationRequest, Prompt
+from provider.engine.bare import BareHost
+from provider.engine.client import EngineClient, EngineSettings
+from provider.engine.host import EngineHost
+from provider.sandbox.engines import ContainerHost
+from provider.sandbox.image.contents import ENGINE
+from provider.sandbox.image.known import current
+from provider.sandbox.paths import SandboxPaths
+from provider.sandbox.probe import first_passing, try_tiers
+from provider.sandbox.temporary import temporary_paths
+from provider.sandbox.tiers import Tier
+from scripts.bench import Report
+from scripts.default_model import default_model
+
+THREADS, PARALLEL, CONTEXT, TOKENS = 2, 8, 512, 160
+ROUNDS = 5
+BARE = "bare"
+QUESTIONS = [
+    f"Tell me a long story about {subject}." for subject in ("a river", "bread", "the sea", "a robot", "rust", "tea")
+]
+GOALS = {"tokens_per_s_ratio": 0.95, "ttft_extra_ms": 5.0, "engine_start_extra_s": 1.5}
+
+
+def run() -> Report:
+    """Measure on tiers that pass their probe; the figures are those of the strongest."""
+    load_before = os.getloadavg()[0]
+    with temporary_paths(print) as paths:
+        results = list(try_tiers(paths))
+        if (best := first_passing(results)) is None:
+            raise RuntimeError("no sandbox works here: " + "; ".join(result.reason for result in results))
+        found = asyncio.run(_measure(paths, [result.tier for result in results if result.passed]))
+    bare = found[BARE]
+    ratios = {
+        name: (each.rate / bare.rate, each.parallel_rate / bare.parallel_rate, each.ttft_ms - bare.ttft_ms)
+        for name, each in found.items()
+    }
+    ratio, parallel, ttft = ratios[best.tier]
+    figures: dict[str, float | str | bool] = {
+        "tier": best.tier.value,
+        "tokens_per_s_ratio": round(ratio, 3),
+        "parallel8_tokens_per_s_ratio": round(parallel, 3),
+        "ttft_extra_ms": round(ttft, 2),
+        "engine_start_extra_s": round(found[best.tier].start_s - bare.start_s, 2),
+    }
+    figures["goals_met"] = (
+        ratio >= GOALS["tokens_per_s_ratio"]
+        and ttft <= GOALS["ttft_extra_ms"]
+        and found[best.tier].start_s - bare.start_s <= GOALS["engine_start_extra_s"]
+    )
+    figures["load_before"] = round(load_before, 2)
+    return Report(
+        columns=("", "tokens/s", "× bare", "tokens/s, 8 at once", "× bare", "first token, ms", "start, s"),
+        rows=[
+            (name, each.rate, ratios[name][0], each.parallel_rate, ratios[name][1], each.ttft_ms, each.start_s)
+            for name, each in found.items()
+        ],
+        figures=figures,
+        notes=[
+            f"{THREADS} threads, {TOKENS} tokens a prompt; rates are the best of {ROUNDS} rounds, the rest medians",
+            f"load of the machine before: {load_before:.2f}",
+        ],
+    )
+
+
+class _Figures:
+    """Of one way to run the engine."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.parallel_rates: list[float] = []
+        self.first_ms: list[float] = []
+        self.starts_s: list[float] = []
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second, one request at a time."""
+        return max(self.rates)
+
+    @property
+    def parallel_rate(self) -> float:
+        """Tokens per second, 8 at once."""
+        return max(self.parallel_rates)
+
+    @property
+    def ttft_ms(self) -> float:
+        """Until the first token, at the median."""
+        return statistics.median(self.first_ms)
+
+    @property
+    def start_s(self) -> float:
+        """Of an engine, at the median."""
+        return statistics.median(self.starts_s)
+
+
+async def _measure(paths: SandboxPaths, tiers: list[Tier]) -> dict[str, _Figures]:
+    image = current(paths, ENGINE)
+    hosts: dict[str, EngineHost] = {BARE: BareHost()}
+    hosts |= {tier: ContainerHost(paths, tier, image) for tier in tiers}
+    found = {name: _Figures() for name in hosts}
+    model = default_model()
+    for _ in range(ROUNDS):
+        for name, host in hosts.items():
+            async with _engine(model, host, found[name].starts_s):
+                pass
+    async with AsyncExitStack() as stack:
+        engines = {name: await stack.enter_async_context(_engine(model, host, [])) for name, host in hosts.items()}
+        for name, engine in engines.items():
+            await _parallel(engine, found[name])
+            await _sequential(engine, _Figures())
+            found[name].parallel_rates.clear()
+        for _ in range(ROUNDS):
+            for name, engine in engines.items():
+                await _sequential(engine, found[name])
+                await _parallel(engine, found[name])
+    return found
+
+
+@asynccontextmanager
+async def _engine(model: Path, host: EngineHost, starts_s: list[float]) -> AsyncIterator[EngineClient]:
+    engine = EngineClient(EngineSettings(model, threads=THREADS, parallel=PARALLEL, context=CONTEXT), host)
+    began = time.perf_counter()
+    await engine.start()
+    starts_s.append(time.perf_counter() - began)
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+async def _sequential(engine: EngineClient, figures: _Figures) -> None:
+    began, count = time.perf_counter(), 0
+    for question in QUESTIONS:
+        count += await _ask(engine, question, figures.first_ms)
+    figures.rates.append(count / (time.perf_counter() - began))
+
+
+async def _parallel(engine: EngineClient, figures: _Figures) -> None:
+    began = time.perf_counter()
+    counts = await asyncio.gather(*[_ask(engine, QUESTIONS[n % len(QUESTIONS)], []) for n in range(PARALLEL)])
+    figures.parallel_rates.append(sum(counts) / (time.perf_counter() - began))
+
+
+async def _ask(engine: EngineClient, question: str, first_ms: list[float]) -> int:
+    """How many tokens came."""
+    asked, count = time.perf_counter(), 0
+    request = GenerationRequest(Prompt([{"role": "user", "content": question}]), TOKENS, temperature=0.0)
+    async for event in await engine.generate(request):
+        if not count:
+            first_ms.append((time.perf_counter() - asked) * 1000)
+        count += not isinstance(event, Done)
+    return count
