@@ -12,7 +12,11 @@ class EngineError(Exception):
 
 
 class EngineStartError(EngineError):
-    """The engine could not start: `model_missing`, `model_damaged`, `out_of_memory`, `start_timeout` or `exited`."""
+    """The engine could not start.
+
+    `model_missing`, `model_damaged`, `out_of_memory`, `start_timeout`, `exited`, `protocol` (its first frame is none)
+    or `sandbox`.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
