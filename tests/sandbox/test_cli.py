@@ -164,7 +164,7 @@ def test_without_a_daemon_commands_say_what_to_do(tmp_path: Path) -> None:
         assert "clawmarket sandbox setup" in done.output
 
 
-@pytest.mark.parametrize("command", ["setup", "probe", "build", "ps", "clean"])
+@pytest.mark.parametrize("command", ["setup", "probe", "build", "run", "ps", "clean"])
 def test_every_command_has_help(sandbox: Sandbox, command: str) -> None:
     done = run(sandbox, command, "--help")
     assert done.exit_code == 0
