@@ -12,6 +12,7 @@ PARTS = {
     "sandbox": ("provider.sandbox.cli", "What other people's work runs in."),
     "consumer": ("consumer.cli", "Buy answers: leases, questions, receipts."),
     "gateway": ("consumer.gateway.commands", "Brain Switch: a local OpenAI-compatible endpoint over all routes."),
+    "indexer": ("indexer.cli", "The chain in SQL: fill, follow, verify."),
     "chat": ("consumer.gateway.commands_chat", "Talk to the running gateway in the terminal."),
 }
 

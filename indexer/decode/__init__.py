@@ -1,0 +1,1 @@
+"""Raw logs into events, by decoders made from the contracts' exported ABIs."""

@@ -1,0 +1,28 @@
+"""Parameters, and who may do what."""
+
+from sqlmodel import SQLModel
+
+from indexer.store.columns import binary, number, text, uint256
+
+
+class Parameter(SQLModel, table=True):
+    """A parameter's value; the keys are those of Params."""
+
+    __tablename__ = "parameter"
+
+    key: int = number(key=True)
+    value: int = uint256()
+    changed_at: int = number()
+
+
+class Role(SQLModel, table=True):
+    """Who holds a role ("owner", "pending_owner", "treasury") at a contract."""
+
+    __tablename__ = "role"
+
+    contract: str = text(key=True)
+    role: str = text(key=True)
+    holder: bytes = binary()
+
+
+STATES = (Parameter, Role)

@@ -1,0 +1,1 @@
+"""The indexer on a real chain and both databases."""
