@@ -94,12 +94,14 @@ class Endpoints:
         raise RpcUnavailable("; ".join(dict.fromkeys(str(failure) for failure in failures)))
 
     def ask_all(self, calls: Sequence[Call], read: Callable[[list[Any]], T]) -> list[T]:
-        """What every node that is not resting and answers properly says, asked at the same time.
+        """What every node that answers properly says, all asked at once; resting ones only if a majority needs them.
 
         Raises WrongChain when all of them serve another chain, RpcUnavailable when none answers.
         """
         now = time.monotonic()
-        asked = [node for node in self._nodes if node.rests_until <= now] or self._nodes
+        asked = [node for node in self._nodes if node.rests_until <= now]
+        if len(asked) < self.majority:
+            asked = self._nodes
 
         def one(node: _Node) -> T | ChainError:
             try:
