@@ -104,7 +104,8 @@ def collect(image: BuiltImage, command: list[str], limits: Limits, listeners: Ho
         if not line:
             said = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
             raise ContainerError(f"bubblewrap ended with code {process.returncode}: {said[-300:]}")
-    return Evidence(read_facts(line), view, tuple(listeners.heard), tuple(bait.changes()), os.uname().release, seconds)
+    heard, changed = tuple(listeners.heard), tuple(bait.changes())
+    return Evidence(read_facts(line), view, heard, changed, os.uname().release, "", seconds)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -27,7 +27,7 @@ _POLL_S = 0.05
 class Evidence:
     """`facts` come from inside; `view`, `heard` and what `changed` in the bait from the host.
 
-    `seconds` until the facts were there.
+    `runc` is the version of the host's, empty where it has no part in this. `seconds` until the facts were there.
     """
 
     facts: dict[str, Any]
@@ -35,6 +35,7 @@ class Evidence:
     heard: tuple[str, ...]
     changed: tuple[str, ...]
     host_kernel: str
+    runc: str
     seconds: float
 
 
@@ -53,6 +54,7 @@ def probe_command(interpreter: str, listeners: HostListeners) -> list[str]:
 def collect(client: Client, settings: dict[str, Any], name: str, listeners: HostListeners, bait: Bait) -> Evidence:
     """Runs a container with these settings: a `probe_command`, and the bait's mount. Raises ContainerError."""
     started = time.monotonic()
+    runc = _runc_version(client)
     container = containers.start_with(client, settings, name)
     try:
         facts = _first_line(container)
@@ -63,7 +65,15 @@ def collect(client: Client, settings: dict[str, Any], name: str, listeners: Host
         raise ContainerError(f"the probe {name} was lost: {error}") from error
     finally:
         containers.remove(container)
-    return Evidence(facts, view, tuple(listeners.heard), tuple(bait.changes()), os.uname().release, seconds)
+    return Evidence(facts, view, tuple(listeners.heard), tuple(bait.changes()), os.uname().release, runc, seconds)
+
+
+def _runc_version(client: Client) -> str:
+    try:
+        parts = client.version()["Components"]
+    except (DockerException, RequestException) as error:
+        raise ContainerError(f"the daemon does not say which runc it uses: {error}") from error
+    return next((str(part["Version"]) for part in parts if part["Name"] == "runc"), "")
 
 
 def _first_line(container: Container) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Whether a probe's evidence is what its tier promises, line by line."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ _DEVICES = {"console", "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "r
 _DEVICES |= {"stdout", "tty", "urandom", "zero"}
 _GVISOR_DEVICES = {"fuse", "net"}  # of gVisor's own kernel; the host has no part in them
 _MOST_PROCESSES = 4
+_MENDED = {(1, 2): 8, (1, 3): 3, (1, 4): 0}
+_MENDED_IN_ALL = (1, 4)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ def _kernel(tier: Tier, evidence: Evidence) -> Iterator[Check]:
     kernel, view = str(evidence.facts["kernel"]), evidence.view
     if not tier.is_gvisor:
         yield Check("kernel", kernel == evidence.host_kernel, f"{kernel}, the host's own: only the filter guards it")
+        if tier is Tier.RUNC_SECCOMP:
+            yield Check("runc", is_mended(evidence.runc), _about(evidence.runc), required=False)
         return
     yield Check("kernel", kernel == GVISOR_KERNEL, f"{kernel} inside, {evidence.host_kernel} on the host")
     wanted = _PLATFORMS[tier]
@@ -47,6 +52,23 @@ def _kernel(tier: Tier, evidence: Evidence) -> Iterator[Check]:
     yield Check(
         "gVisor's own filter", view.is_kernel_filtered, "gVisor's process may make few calls of the host itself"
     )
+
+
+def is_mended(version: str) -> bool:
+    """Whether a runc of this version is known to lack the holes of November 2025 (CVE-2025-31133, 52565, 52881)."""
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)(-rc)?", version)
+    if found is None:
+        return False
+    series, patch = (int(found[1]), int(found[2])), int(found[3])
+    if series > _MENDED_IN_ALL or series not in _MENDED:
+        return series > _MENDED_IN_ALL
+    return not found[4] and patch >= _MENDED[series]
+
+
+def _about(version: str) -> str:
+    if is_mended(version):
+        return version
+    return f"{version or 'of unknown version'}: older than 1.2.8 and 1.3.3, which mend CVE-2025-31133; renew it"
 
 
 def _rights(tier: Tier, evidence: Evidence) -> Iterator[Check]:
