@@ -85,10 +85,11 @@ class CutProxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._tasks |= {task for task in (asyncio.current_task(),) if task}
-        there, back = await asyncio.open_connection(self.target.hostname, self.target.port)
-        sending = asyncio.create_task(self._forward(reader, back))
-        self._tasks.add(sending)
+        sending, back = None, None
         try:
+            there, back = await asyncio.open_connection(self.target.hostname, self.target.port)
+            sending = asyncio.create_task(self._forward(reader, back))
+            self._tasks.add(sending)
             while line := await there.readline():
                 writer.write(line)
                 await writer.drain()
@@ -99,9 +100,10 @@ class CutProxy:
         except ConnectionError:
             pass
         finally:
-            sending.cancel()
             writer.transport.abort()
-            back.transport.abort()
+            if back and sending:
+                sending.cancel()
+                back.transport.abort()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -140,17 +142,18 @@ async def test_a_stream_cut_at_any_point_is_finished_by_another(stage: Stage, tm
     proxy = CutProxy(stage.urls[0])
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, running(stage.market, tmp_path, [url, stage.urls[1]]) as found:
-        whole, reason, _ = await stream(found, f"provider/2/{NAME}")
-        assert reason == "length"
-        for cut in range(1, TOKENS + 1):
-            proxy.cut, proxy.seen = cut, 0
-            forget(found)
-            text, reason, comment = await stream(found, NAME)
-            legs = comment["legs"]
-            assert (text, reason) == (whole, "length"), f"cut at {cut}"
-            assert proxy.seen == cut
-            assert [leg["route"] for leg in legs] == [f"provider/1/{NAME}", f"provider/2/{NAME}"]
-            assert legs[1]["completion_tokens"] + cut >= TOKENS
-            assert legs[1]["prompt_tokens"] == PROMPT + TOKENS - legs[1]["completion_tokens"]
+    async with server:
+        async with running(stage.market, tmp_path, [url, stage.urls[1]]) as found:
+            whole, reason, _ = await stream(found, f"provider/2/{NAME}")
+            assert reason == "length"
+            for cut in range(1, TOKENS + 1):
+                proxy.cut, proxy.seen = cut, 0
+                forget(found)
+                text, reason, comment = await stream(found, NAME)
+                legs = comment["legs"]
+                assert (text, reason) == (whole, "length"), f"cut at {cut}"
+                assert proxy.seen == cut
+                assert [leg["route"] for leg in legs] == [f"provider/1/{NAME}", f"provider/2/{NAME}"]
+                assert legs[1]["completion_tokens"] + cut >= TOKENS
+                assert legs[1]["prompt_tokens"] == PROMPT + TOKENS - legs[1]["completion_tokens"]
         await proxy.close()
