@@ -6,6 +6,7 @@ waited for in a thread, beside other work.
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable
 
@@ -32,6 +33,8 @@ class Disk:
         self._is_busy = False
         self._last = 0.0
         self._typical_s = 0.0
+        self._lock = threading.Lock()
+        self._failure: StoreError | None = None
 
     def write_out(self, told: Told, *, soon: bool) -> None:
         """Calls `told` on the event loop once all that was written so far is on disk, or may not be."""
@@ -42,6 +45,28 @@ class Disk:
         self._waiting.append(told)
         if not self._is_busy:
             self._plan(loop, self._soon() if soon else time.monotonic() + LATER_S)
+
+    def sync(self) -> None:
+        """Waits for it here. Raises StoreError: after a write-out that failed nobody knows what is on disk.
+
+        The system tells a failure once only, so it is kept.
+        """
+        with self._lock:
+            if self._failure is None:
+                try:
+                    os.fdatasync(self._descriptor)
+                except OSError as error:
+                    told = f"the disk did not take the records ({error.strerror}): mend it, then start again"
+                    self._failure = StoreError(told)
+            if self._failure is not None:
+                raise self._failure
+
+    def _synced(self) -> StoreError | None:
+        try:
+            self.sync()
+        except StoreError as error:
+            return error
+        return None
 
     def close(self) -> None:
         """Those who wait are told nothing any more."""
@@ -66,9 +91,9 @@ class Disk:
         self._due, self._is_busy, began = None, True, time.monotonic()
         waiting, self._waiting = self._waiting, []
         if self._is_quick:
-            self._end(loop, waiting, began, _synced(self._descriptor))
+            self._end(loop, waiting, began, self._synced())
         else:
-            work = loop.run_in_executor(None, _synced, self._descriptor)
+            work = loop.run_in_executor(None, self._synced)
             work.add_done_callback(lambda done: self._end(loop, waiting, began, done.result()))
 
     def _end(
@@ -83,19 +108,3 @@ class Disk:
             self._plan(loop, self._soon())
         for told in waiting:
             told(failure)
-
-
-def sync(descriptor: int) -> None:
-    """Raises StoreError: after a write-out that failed nobody knows what is on disk."""
-    try:
-        os.fdatasync(descriptor)
-    except OSError as error:
-        raise StoreError(f"the disk did not take the records ({error.strerror}): mend it, then start again") from error
-
-
-def _synced(descriptor: int) -> StoreError | None:
-    try:
-        sync(descriptor)
-    except StoreError as error:
-        return error
-    return None

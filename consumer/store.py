@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from consumer.disk import Disk, sync
+from consumer.disk import Disk
 from consumer.exceptions import StoreError, StoreInUse
 from consumer.records import Draft, LeaseRecord, Limits, OpenCost, OpenRequest, RequestState, Spent
 from protocol.headers import (
@@ -131,7 +131,7 @@ class Store:
         """Closes the file, after what waits to be written."""
         self._disk.close()
         with contextlib.suppress(StoreError):
-            sync(self._log)
+            self._disk.sync()
         if self._checkpoint is not None:
             self._checkpoint.join()
         self._db.close()
@@ -390,7 +390,7 @@ class Store:
             with self._changing():
                 yield
         try:
-            sync(self._log)
+            self._disk.sync()
         except StoreError as error:
             self._fault = error
             raise

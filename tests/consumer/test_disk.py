@@ -146,6 +146,24 @@ async def test_after_a_write_out_that_failed_nothing_is_believed(
         store.drop_lease(bytes(32))
 
 
+async def test_a_failure_that_the_system_tells_once_is_told_to_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_out, failures = os.fdatasync, [OSError(5, "Input/output error")]
+
+    def once(descriptor: int) -> None:
+        if failures:
+            raise failures.pop()
+        write_out(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", once)
+    waiting = store.write_later(note(store, "a"), lambda: None)
+    with pytest.raises(StoreError, match="did not take the records"):
+        store.drop_lease(bytes(32))
+    with pytest.raises(StoreError, match="did not take the records"):
+        await waiting
+
+
 def test_what_is_written_in_one_run_of_the_loop_and_in_the_next(store: Store) -> None:
     async def write(name: str) -> None:
         await store.write(note(store, name))

@@ -66,7 +66,7 @@ def test_guide__shown_output__was_printed(ended: Ended) -> None:
 
 
 def test_guide__every_metric_it_names__exists() -> None:
-    sources = "".join(path.read_text() for path in (ROOT / "provider" / "observing").glob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "provider").rglob("*.py"))
     named = set(re.findall(r"`(clawmarket_\w+)", GUIDE))
     assert len(named) > 5
     assert [name for name in named if name.removesuffix("_total") not in sources] == []
