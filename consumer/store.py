@@ -164,7 +164,7 @@ class Store:
         try:
             with self._changing():
                 change()
-        except (StoreError, sqlite3.Error) as error:
+        except StoreError as error:
             done.set_exception(error)
         else:
             self._disk.write_out(tell, soon=soon)
@@ -409,7 +409,7 @@ class Store:
                 self._last_vouchers.clear()
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                if isinstance(error, sqlite3.OperationalError):
+                if isinstance(error, sqlite3.Error):
                     raise StoreError(f"the records cannot be written: {error}") from error
                 raise
 
