@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from consumer.exceptions import StoreError
 
@@ -22,10 +23,15 @@ Told = Callable[[StoreError | None], None]
 
 
 class Disk:
-    """One file's way to the disk, for one event loop at a time."""
+    """One file's way to the disk, for one event loop at a time.
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    The system tells a failure to write out once only, and may have forgotten what it could not write: so the first one
+    is kept, and told to everybody from then on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self._descriptor = os.open(path, os.O_RDONLY)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[Told] = []
         self._due: asyncio.TimerHandle | None = None
@@ -39,40 +45,39 @@ class Disk:
     def write_out(self, told: Told, *, soon: bool) -> None:
         """Calls `told` on the event loop once all that was written so far is on disk, or may not be."""
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self.close()
-            self._loop = loop
+        if loop is not self._loop:  # the one before has ended, and who waited there with it
+            self._loop, self._due, self._is_busy, self._waiting = loop, None, False, []
         self._waiting.append(told)
         if not self._is_busy:
             self._plan(loop, self._soon() if soon else time.monotonic() + LATER_S)
 
+    def check(self) -> None:
+        """Raises StoreError if writing out has failed before, or is over."""
+        if self._failure is not None:
+            raise self._failure
+
     def sync(self) -> None:
-        """Waits for it here. Raises StoreError: after a write-out that failed nobody knows what is on disk.
-
-        The system tells a failure once only, so it is kept.
-        """
+        """Waits here until all that was written so far is on disk. Raises StoreError if it may not be."""
         with self._lock:
-            if self._failure is None:
-                try:
-                    os.fdatasync(self._descriptor)
-                except OSError as error:
-                    told = f"the disk did not take the records ({error.strerror}): mend it, then start again"
-                    self._failure = StoreError(told)
-            if self._failure is not None:
-                raise self._failure
-
-    def _synced(self) -> StoreError | None:
-        try:
-            self.sync()
-        except StoreError as error:
-            return error
-        return None
+            self.check()
+            try:
+                os.fdatasync(self._descriptor)
+            except OSError as error:
+                told = f"the disk did not take the records ({error.strerror}): mend it, then start again"
+                self._failure = StoreError(told)
+                raise self._failure from error
 
     def close(self) -> None:
-        """Those who wait are told nothing any more."""
+        """Writes out what is left, and tells those who wait."""
+        failure = self._synced()
         if self._due is not None:
             self._due.cancel()
-        self._loop, self._due, self._is_busy, self._waiting = None, None, False, []
+        if self._loop is not None and not self._loop.is_closed():
+            self._tell(self._loop, self._waiting, failure)
+        self._waiting = []
+        with self._lock:
+            self._failure = StoreError("the records are closed")
+            os.close(self._descriptor)
 
     @property
     def _is_quick(self) -> bool:
@@ -99,12 +104,20 @@ class Disk:
     def _end(
         self, loop: asyncio.AbstractEventLoop, waiting: list[Told], began: float, failure: StoreError | None
     ) -> None:
-        if loop is not self._loop:
-            return
         self._is_busy = False
         self._last = time.monotonic()
         self._typical_s += _WEIGHT * (self._last - began - self._typical_s)
         if self._waiting:
             self._plan(loop, self._soon())
+        self._tell(loop, waiting, failure)
+
+    def _tell(self, loop: asyncio.AbstractEventLoop, waiting: list[Told], failure: StoreError | None) -> None:
         for told in waiting:
-            told(failure)
+            loop.call_soon(told, failure)  # each by itself: a fault in what follows one is not another's
+
+    def _synced(self) -> StoreError | None:
+        try:
+            self.sync()
+        except StoreError as error:
+            return error
+        return None

@@ -85,7 +85,6 @@ class Store:
         self._commit_lock = threading.RLock()
         self._last_vouchers: dict[bytes, tuple[int, int]] = {}
         self._path = path
-        self._fault: StoreError | None = None
         self._changes = 0
         self._checkpoint: threading.Thread | None = None
         self._lock = None if only_reads else _lock(path)
@@ -105,37 +104,37 @@ class Store:
             self._db.execute("PRAGMA synchronous=NORMAL")  # what is committed is written out here
             self._db.execute("PRAGMA secure_delete=ON")
             (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if tables == 0:
+            if tables:
+                self._check_origin(path, identity)
+            self._disk = Disk(path.with_name(f"{path.name}-wal"))
+            if not tables:
                 with self._changing():
                     for statement in _SCHEMA.split(";"):
                         self._db.execute(statement)
                     self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                     self._db.executemany("INSERT INTO meta VALUES (?, ?)", identity.items())
-            elif self._db.execute("PRAGMA user_version").fetchone() != (SCHEMA_VERSION,):
-                raise StoreError(
-                    f"{path} was written by another version of this program: use that version to close its leases, "
-                    "then choose another data folder"
-                )
-            elif dict(self._db.execute("SELECT key, value FROM meta")) != identity:
-                raise StoreError(
-                    f"{path} belongs to another deployment: use that deployment's file, or choose another data folder"
-                )
-            self._log = os.open(f"{path}-wal", os.O_RDONLY)
-            self._disk = Disk(self._log)
         except (OSError, sqlite3.DatabaseError) as error:
             raise StoreError(
                 f"{path} cannot be opened ({error}): check the folder and the disk, or restore the file"
             ) from error
 
+    def _check_origin(self, path: Path, identity: dict[str, str]) -> None:
+        if self._db.execute("PRAGMA user_version").fetchone() != (SCHEMA_VERSION,):
+            raise StoreError(
+                f"{path} was written by another version of this program: use that version to close its leases, "
+                "then choose another data folder"
+            )
+        if dict(self._db.execute("SELECT key, value FROM meta")) != identity:
+            raise StoreError(
+                f"{path} belongs to another deployment: use that deployment's file, or choose another data folder"
+            )
+
     def close(self) -> None:
         """Closes the file, after what waits to be written."""
         self._disk.close()
-        with contextlib.suppress(StoreError):
-            self._disk.sync()
         if self._checkpoint is not None:
             self._checkpoint.join()
         self._db.close()
-        os.close(self._log)
         self._unlock()
 
     def _unlock(self) -> None:
@@ -154,12 +153,12 @@ class Store:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def tell(failure: StoreError | None) -> None:
-            if failure is None:
-                then()
-            else:
-                self._fault = failure
-            if not done.cancelled():
-                done.set_exception(failure) if failure else done.set_result(None)
+            try:
+                if failure is None:
+                    then()
+            finally:
+                if not done.cancelled():
+                    done.set_exception(failure) if failure else done.set_result(None)
 
         try:
             with self._changing():
@@ -389,18 +388,13 @@ class Store:
                 return
             with self._changing():
                 yield
-        try:
-            self._disk.sync()
-        except StoreError as error:
-            self._fault = error
-            raise
+        self._disk.sync()
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """One commit, which the system has and the disk may not have yet."""
         with self._commit_lock:
-            if self._fault is not None:
-                raise self._fault
+            self._disk.check()
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield

@@ -16,19 +16,20 @@ async def turn() -> None:
     """Returns when it is the caller's turn: at once where nobody else works, else in the order of asking."""
     loop = asyncio.get_running_loop()
     if (found := _TURNS.get(loop)) is None:
-        found = _TURNS[loop] = _Turns(loop)
+        found = _TURNS[loop] = _Turns()
     await found.take()
 
 
 class _Turns:
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    """Holds no loop: its loop holds it, and goes when nobody else needs it."""
+
+    def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_taken = False
 
     async def take(self) -> None:
         if self._is_taken:
-            mine: asyncio.Future[None] = self._loop.create_future()
+            mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(mine)
             await mine
         else:
@@ -36,7 +37,8 @@ class _Turns:
             self._pass_on(_STEPS)
 
     def _pass_on(self, steps: int) -> None:
-        self._loop.call_soon(self._pass_on, steps - 1) if steps else self._loop.call_soon(self._next)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._pass_on, steps - 1) if steps else loop.call_soon(self._next)
 
     def _next(self) -> None:
         while self._waiting:

@@ -1,11 +1,13 @@
 """Waiting for the disk: who is told that a change is on it, and who is told that it is not."""
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -162,6 +164,35 @@ async def test_a_failure_that_the_system_tells_once_is_told_to_all(
         store.drop_lease(bytes(32))
     with pytest.raises(StoreError, match="did not take the records"):
         await waiting
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+async def test_who_waits_when_the_records_are_closed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_quick: bool
+) -> None:
+    monkeypatch.setattr(disk, "QUICK_S", 1e9 if is_quick else -1.0)
+    store = Store(tmp_path / "closed.sqlite", DOMAIN)
+    under_way = store.write(note(store, "a"))
+    if not is_quick:
+        await asyncio.sleep(0)  # a thread has it
+    waiting = store.write_later(note(store, "b"), lambda: None)
+    store.close()
+    await asyncio.wait_for(asyncio.gather(under_way, waiting), 5)
+    with contextlib.closing(sqlite3.connect(tmp_path / "closed.sqlite")) as file:
+        assert file.execute("SELECT count(*) FROM meta WHERE key LIKE 'note %'").fetchone() == (2,)
+
+
+async def test_a_fault_in_what_follows_one_change_is_not_another_s(store: Store) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    await asyncio.wait_for(
+        asyncio.gather(store.write_later(note(store, "a"), fail), store.write_later(note(store, "b"), lambda: None)), 5
+    )
+    assert [str(each["exception"]) for each in told] == ["a bug"]
 
 
 def test_what_is_written_in_one_run_of_the_loop_and_in_the_next(store: Store) -> None:

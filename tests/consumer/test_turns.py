@@ -1,8 +1,9 @@
 """Work that arrives together is done piece by piece, and each piece is on its way before the next begins."""
 
 import asyncio
+import gc
 
-from consumer.turns import turn
+from consumer.turns import _TURNS, turn
 
 
 async def test_each_is_sent_before_the_next_begins() -> None:
@@ -46,6 +47,8 @@ async def test_nobody_waits_where_nobody_works() -> None:
         await asyncio.sleep(0.01)
 
 
-def test_every_loop_has_its_own() -> None:
-    for _ in range(2):
+def test_every_loop_has_its_own_and_takes_it_along() -> None:
+    for _ in range(3):
         asyncio.run(asyncio.wait_for(turn(), 5))
+    gc.collect()
+    assert not [loop for loop in _TURNS if loop.is_closed()]
