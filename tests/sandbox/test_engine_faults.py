@@ -23,6 +23,9 @@ from tests.support.waiting import until
 
 HELLO = prompt_tokens([{"role": "user", "content": "hello"}])
 CAP = HELLO * 10 + 5 * 30
+LONG = 4_000
+"""Tokens: an engine that runs ahead of its money is not at the end before the fault comes."""
+PRICE = HELLO * 10 + LONG * 30
 HANG_S = 2.0
 Fault = Callable[[Sandbox, EngineClient], Awaitable[None]]
 
@@ -65,14 +68,15 @@ async def test_a_fault_under_a_paid_request(fault: Fault, tier: Tier, tmp_path: 
     """The answer waits for money when the fault comes, so that it is always in its middle."""
     with running_sandbox() as own:
         host = ContainerHost(own.paths, tier, own.image)
-        engine = EngineClient(EngineSettings(tiny_model(), hang_s=HANG_S), host)
+        engine = EngineClient(EngineSettings(tiny_model(), context=2 * LONG, hang_s=HANG_S), host)
         async with (
             provider_stack(tmp_path, credit=CAP, voucher_timeout_s=60, backend=engine) as stack,
             RawGateway(stack.url) as gateway,
         ):
             lease = stack.add_lease()
             first = engine.pid
-            prepared, answer, paid = prepare(lease.lease_id, body=chat_body(max_tokens=200)), Received(), 0
+            answer, paid = Received(), 0
+            prepared = prepare(lease.lease_id, body=chat_body(max_tokens=LONG), max_cost=PRICE)
             async with contextlib.aclosing(gateway.lines(prepared, answer)) as lines:
                 async for _ in lines:
                     if not answer.receipts or answer.receipts[-1].message.cost <= paid or answer.error:
