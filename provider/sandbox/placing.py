@@ -10,8 +10,7 @@ from provider.sandbox.image.build import load
 from provider.sandbox.image.contents import ENGINE
 from provider.sandbox.image.known import current
 from provider.sandbox.paths import SandboxPaths
-from provider.sandbox.probe import find_tier
-from provider.sandbox.remembering import recall, remember
+from provider.sandbox.remembering import tier_of
 from provider.sandbox.running import Place
 
 
@@ -25,10 +24,7 @@ def open_place(paths: SandboxPaths, *, gpu: bool = False) -> Iterator[Place]:
     image = current(paths, ENGINE)
     client = Daemon(paths).ensure()
     try:
-        tier = recall(paths, image)
-        if tier is None:
-            tier = find_tier(paths).tier
-            remember(paths, image, tier)
+        tier = tier_of(paths, image)
         nodes = devices_for(tier, paths) if gpu else ()
         containers.remove_orphans(client)
         load(client, image)

@@ -15,6 +15,7 @@ from provider.sandbox import processes
 from provider.sandbox.daemon import Daemon
 from provider.sandbox.image.build import BuiltImage
 from provider.sandbox.paths import SandboxPaths
+from provider.sandbox.probe import find_tier
 from provider.sandbox.programs import find_program, find_runsc
 from provider.sandbox.tiers import PRODUCTION_TIERS, Tier
 
@@ -30,7 +31,18 @@ _PROGRAMS = (
 )
 
 
-def recall(paths: SandboxPaths, image: BuiltImage) -> Tier | None:
+def tier_of(paths: SandboxPaths, image: BuiltImage, *, dev: bool = False) -> Tier:
+    """The tier that is remembered, else the one that is found now; bubblewrap only with `dev`.
+
+    Raises NoSandboxError saying what failed, ImageError.
+    """
+    if (tier := _recall(paths, image)) is None:
+        tier = find_tier(paths, dev=dev).tier
+        _remember(paths, image, tier)
+    return tier
+
+
+def _recall(paths: SandboxPaths, image: BuiltImage) -> Tier | None:
     """The tier that passed its probe under the same circumstances."""
     try:
         record = json.loads((paths.share / _RECORD).read_bytes())
@@ -41,7 +53,7 @@ def recall(paths: SandboxPaths, image: BuiltImage) -> Tier | None:
     return tier if now is not None and record.get("of") == now and tier in PRODUCTION_TIERS else None
 
 
-def remember(paths: SandboxPaths, image: BuiltImage, tier: Tier) -> None:
+def _remember(paths: SandboxPaths, image: BuiltImage, tier: Tier) -> None:
     """Notes a tier that has just passed."""
     now = _circumstances(paths, image)
     if now is not None and tier in PRODUCTION_TIERS:

@@ -12,8 +12,7 @@ from provider.sandbox.image.build import BuiltImage
 from provider.sandbox.image.contents import ENGINE
 from provider.sandbox.image.known import current
 from provider.sandbox.paths import SandboxPaths
-from provider.sandbox.probe import find_tier
-from provider.sandbox.remembering import recall, remember
+from provider.sandbox.remembering import tier_of
 from provider.sandbox.tiers import Tier
 from provider.sandbox.watching import Watchdog
 
@@ -54,12 +53,7 @@ def find_sandbox(paths: SandboxPaths | None = None, *, dev: bool = False) -> San
 def _tier(paths: SandboxPaths, image: BuiltImage, *, dev: bool) -> Tier:
     try:
         Daemon(paths).ensure().close()
-        tier = recall(paths, image)
     except DaemonError as error:
         if not dev:
             raise NoSandboxError(f"{error}; without a sandbox nothing is served") from error
-        tier = None
-    if tier is None:
-        tier = find_tier(paths, dev=dev).tier
-        remember(paths, image, tier)
-    return tier
+    return tier_of(paths, image, dev=dev)
