@@ -2,8 +2,9 @@
 
 import asyncio
 import gc
+import weakref
 
-from consumer.turns import _TURNS, turn
+from consumer.turns import turn
 
 
 async def test_each_is_sent_before_the_next_begins() -> None:
@@ -48,7 +49,12 @@ async def test_nobody_waits_where_nobody_works() -> None:
 
 
 def test_every_loop_has_its_own_and_takes_it_along() -> None:
+    ended = []
     for _ in range(3):
-        asyncio.run(asyncio.wait_for(turn(), 5))
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(asyncio.wait_for(turn(), 5))
+        loop.close()
+        ended.append(weakref.ref(loop))
+    del loop
     gc.collect()
-    assert not [loop for loop in _TURNS if loop.is_closed()]
+    assert [each() for each in ended] == [None] * 3
