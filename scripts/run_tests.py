@@ -17,13 +17,14 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / ".test-results"
 TESTS = ROOT / "tests"
 PROGRESS_S = 30.0
+FAILURE_CHARACTERS = 200
 
 PYTEST = (sys.executable, "-m", "pytest")
 PLAIN = (*PYTEST, "-p", "no:ape_test", "-p", "no:boa_test")
@@ -62,12 +63,14 @@ class Tally:
     failed: int = 0
     skipped: int = 0
     expected_failures: int = 0
+    failures: list[str] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
         self.passed += other.passed
         self.failed += other.failed
         self.skipped += other.skipped
         self.expected_failures += other.expected_failures
+        self.failures += other.failures
 
     def __str__(self) -> str:
         return f"{self.passed} passed, {self.failed} failed, {self.skipped + self.expected_failures} skipped"
@@ -172,8 +175,11 @@ def read_report(report: Path) -> Tally:
     tally = Tally()
     for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314 - written by the run before
         skipped = case.find("skipped")
-        if case.find("failure") is not None or case.find("error") is not None:
+        broken = [found for found in (case.find("failure"), case.find("error")) if found is not None]
+        if broken:
             tally.failed += 1
+            message = " ".join((broken[0].get("message") or "").split())[:FAILURE_CHARACTERS]
+            tally.failures.append(f"{case.get('classname')}::{case.get('name')}: {message}")
         elif skipped is None:
             tally.passed += 1
         elif skipped.get("type") == "pytest.xfail":
@@ -227,6 +233,8 @@ def main() -> int:
             over = seconds > partition.budget_min * 60 and not soak
             note = "  <- over its budget" if over else ""
             print(f"{partition.name:<20}{seconds:>7.0f} s of {partition.budget_min * 60:>4} s{note}")
+    for failure in total.failures:
+        print(f"failed: {failure}")
     for problem in problems:
         print(f"problem: {problem}")
     (RESULTS / "summary.txt").write_text(f"{total}\n")
