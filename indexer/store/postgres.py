@@ -24,6 +24,11 @@ _LOCK_PATIENCE_S = 5.0
 _SCAN_ROWS = 5_000
 
 
+def commit_channel(schema: str) -> str:
+    """The channel on which readers hear of the writer's commits."""
+    return f"{schema}_commits"
+
+
 class _IntLoader(Loader):
     """Every NUMERIC of these tables is whole."""
 
@@ -70,6 +75,7 @@ class PostgresDatabase:
             try:
                 with self._connection.transaction():
                     yield
+                    self._connection.execute(f"NOTIFY {commit_channel(self._schema)}".encode())
             except BaseException:
                 self._partitions.clear()
                 raise
