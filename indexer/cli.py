@@ -79,6 +79,15 @@ def run(config: ConfigOption) -> None:
 
 
 @app.command()
+def serve(config: ConfigOption) -> None:
+    """Answer questions about the tables over HTTP until stopped; beside `run`, in any number."""
+    from indexer.api.server import run as run_server
+
+    with _errors():
+        run_server(IndexerConfig.load(config), lambda address: typer.echo(f"listening on {address}"))
+
+
+@app.command()
 def verify(config: ConfigOption) -> None:
     """Rebuild the tables from the raw logs and compare; then compare balances, leases and stakes with the contracts."""
     with _errors(), Session(IndexerConfig.load(config)) as session:

@@ -5,6 +5,9 @@ deployment = "8453.json"
 database = "postgresql:///market"               # or the path of an SQLite file
 schema = "clawmarket"                           # Postgres alone: where the tables are
 poll_s = 0.5                                    # how often the head is asked for, in seconds
+metrics_port = 9480                             # of `run` on 127.0.0.1; without it there is none
+
+[api]                                           # of `serve`: see `indexer.api.settings`
 """
 
 import tomllib
@@ -13,6 +16,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
+from indexer.api.settings import ApiSettings
 from indexer.exceptions import ConfigUnusable
 
 _POSTGRES = ("postgresql://", "postgres://")
@@ -41,6 +45,8 @@ class IndexerConfig(BaseModel):
     database: Annotated[str, AfterValidator(_database)] = "indexer.sqlite"
     schema_name: str = Field(default="clawmarket", alias="schema", pattern=r"^[a-z][a-z0-9_]{0,40}$")
     poll_s: float = Field(default=0.5, gt=0, le=60)
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    api: ApiSettings = ApiSettings()
 
     @property
     def is_postgres(self) -> bool:

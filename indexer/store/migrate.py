@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
 _FOLDER = Path(__file__).resolve().parent / "migrations"
@@ -17,3 +18,10 @@ def upgrade(engine: Engine) -> None:
         config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", str(_FOLDER))
         command.upgrade(config, "head")
+
+
+def newest_version() -> str:
+    """The version `upgrade` brings tables to."""
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER))
+    return str(ScriptDirectory.from_config(config).get_current_head())
