@@ -14,9 +14,9 @@ from protocol.chain.deployments import Profile
 from protocol.chain.rpc import RpcPool
 from scripts.deployment import Settings, deploy, load_build, network_of
 from scripts.deployment.signer import KeySigner
+from scripts.postgres import postgres
 from tests.indexer.market import Market
 from tests.support.anvil import Anvil, dev_account
-from tests.support.postgres import postgres
 
 CONFIRMATIONS = 5
 _names = itertools.count(1)

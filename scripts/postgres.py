@@ -1,4 +1,4 @@
-"""A Postgres cluster of a test's own: a temporary folder, a Unix socket, no port, fsync on."""
+"""A Postgres cluster of a run's own: a temporary folder, a Unix socket, no port, fsync on."""
 
 from __future__ import annotations
 
