@@ -20,6 +20,7 @@ from indexer.api.conditions import not_found
 from indexer.api.errors import ApiError
 from indexer.api.guard import Guard
 from indexer.api.indexed import Pages
+from indexer.api.live import Live
 from indexer.api.metrics import Metrics
 from indexer.api.readers import Reader
 from indexer.api.rest import Rest
@@ -62,6 +63,7 @@ def create_app(reader: Reader, settings: ApiSettings, wait_s: float = WAIT_S) ->
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _unroutable)
     Rest(pages, watcher).add_routes(app)
+    Live(pages, watcher, metrics).add_routes(app)
 
     async def health(_: Request) -> Response:
         return _json({"status": "ok"})

@@ -15,6 +15,8 @@ from indexer.api.rate_limit import RateLimit, client_of
 from indexer.api.settings import ApiSettings
 
 MAX_URL = 8192
+CLIENT = "clawmarket.client"
+"""The key in a request's scope of whom it is counted for."""
 _UNLIMITED = frozenset(("/health", "/ready", "/metrics"))
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
@@ -65,9 +67,10 @@ class Guard:
 
     def _answer(self, scope: Scope) -> Response | None:
         """What is answered without asking the application, if anything."""
+        forwarded = ",".join(v.decode("latin-1") for k, v in scope["headers"] if k == b"x-forwarded-for")
+        client = scope[CLIENT] = client_of((scope.get("client") or ("",))[0], forwarded, self._hops)
         if scope["path"] not in _UNLIMITED:
-            forwarded = ",".join(v.decode("latin-1") for k, v in scope["headers"] if k == b"x-forwarded-for")
-            wait = self._limit.take(client_of((scope.get("client") or ("",))[0], forwarded, self._hops))
+            wait = self._limit.take(client)
             if wait:
                 return ApiError(429, "rate_limited", "too many requests", retry_after_s=wait).response()
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL:

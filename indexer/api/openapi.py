@@ -55,8 +55,33 @@ def components() -> Json:
 
 def rows(resource: Resource) -> Json:
     """A page of rows."""
+    after = {
+        "name": "after",
+        "in": "query",
+        "description": "`next` of the page before",
+        "schema": {"type": "string", "maxLength": 4096},
+    }
+    data = {"type": "array", "items": _reference(resource.singular)}
+    content = {"data": data, "next": {"type": ["string", "null"], "description": "The cursor of the page behind"}}
+    example = {"data": [_example(resource)], "next": None, "block": _BLOCK}
+    parameters = [*_page_parameters(resource), after]
+    return _operation(f"{resource.name}: {resource.summary}", parameters, content, example)
+
+
+def live(resource: Resource) -> Json:
+    """The first page as server-sent events."""
+    operation = _operation(f"{resource.name}, live", _page_parameters(resource), {}, {})
+    example = 'event: rows\r\nid: 1234\r\ndata: {"data": [], "block": {}}\r\n\r\n'
+    operation["responses"]["200"] = {
+        "description": "An event with the rows at first, and whenever they change",
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": example}},
+    }
+    return operation
+
+
+def _page_parameters(resource: Resource) -> list[Json]:
     orders = list(resource.orders)
-    parameters = [
+    return [
         *(_parameter(name, column) for name, column, _ in filter_columns(resource)),
         {"name": "sort", "in": "query", "schema": {"type": "string", "enum": orders, "default": orders[0]}},
         {
@@ -64,18 +89,8 @@ def rows(resource: Resource) -> Json:
             "in": "query",
             "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
         },
-        {
-            "name": "after",
-            "in": "query",
-            "description": "`next` of the page before",
-            "schema": {"type": "string", "maxLength": 4096},
-        },
         _MIN_BLOCK,
     ]
-    data = {"type": "array", "items": _reference(resource.singular)}
-    content = {"data": data, "next": {"type": ["string", "null"], "description": "The cursor of the page behind"}}
-    example = {"data": [_example(resource)], "next": None, "block": _BLOCK}
-    return _operation(f"{resource.name}: {resource.summary}", parameters, content, example)
 
 
 def row(resource: Resource) -> Json:

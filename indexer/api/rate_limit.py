@@ -36,7 +36,7 @@ class RateLimit:
 
 
 def client_of(peer: str, forwarded: str, hops: int) -> str:
-    """Whom to count: the peer, or what the outermost of `hops` trusted proxies saw; an IPv6 network of 64 bits is one."""
+    """Whom to count: the peer, or whom the first of `hops` trusted proxies saw; IPv6 by its first 64 bits."""
     seen = peer
     if hops and forwarded:
         seen = [part.strip() for part in forwarded.split(",")][-hops:][0]

@@ -20,6 +20,8 @@ MAX_CONNECTIONS = 2048
 MAX_HEAD = 32 * 1024
 HEAD_S = 10.0
 """Within which a request's line and headers must be here."""
+STALLED_S = 20.0
+"""After which the system ends a connection whose client takes nothing of what is sent."""
 _KEEP_ALIVE_S = 30
 _DRAIN_S = 5
 _BACKLOG = 1024
@@ -79,6 +81,8 @@ class _Patient(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_S * 1000))
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:

@@ -46,9 +46,10 @@ class Watcher:
                     _log.warning("the indexed block is not known: %s", error)
             await asyncio.sleep(_REST_S)
 
-    async def changed(self) -> None:
-        """The next change of `indexed`."""
-        await self._changed.wait()
+    @property
+    def change(self) -> asyncio.Event:
+        """Set at the next change of `indexed`."""
+        return self._changed
 
     async def wait_for(self, block: int) -> None:
         """Until this block is indexed. Raises ApiError, 409, when it is not in time."""
@@ -60,7 +61,7 @@ class Watcher:
         try:
             async with asyncio.timeout(self._wait_s):
                 while not self._has(block):
-                    await self.changed()
+                    await self.change.wait()
         except TimeoutError:
             at = "nothing" if self.indexed is None else f"block {self.indexed.number}"
             raise ApiError(
