@@ -1,5 +1,6 @@
 """What is out of the ordinary in a container, by the host's readings, and what is done about it."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,6 +8,7 @@ from enum import StrEnum
 from provider.sandbox.figures import Figures
 
 NEAR = 0.9  # of a limit
+_SHOWN = 5
 
 
 class Kind(StrEnum):
@@ -16,16 +18,25 @@ class Kind(StrEnum):
     MEMORY_KILL = "memory_kill"
     PROCESSES = "processes"
     OVERLONG = "overlong"
+    DENIED = "denied"
+    NETWORK = "network"
+    FLOOD = "flood"
 
 
 ENDS: dict[str, frozenset[Kind]] = {
-    "job": frozenset({Kind.PROCESSES, Kind.OVERLONG}),
-    "warm": frozenset({Kind.PROCESSES}),  # it may wait for its job as long as the worker runs
+    "job": frozenset({Kind.PROCESSES, Kind.OVERLONG, Kind.FLOOD}),
+    "warm": frozenset({Kind.PROCESSES, Kind.FLOOD}),  # it may wait for its job as long as the worker runs
 }
 """The policy, by role: what ends a container at once. Engines are never ended for it: their users wait for them."""
 
 LONGEST_S = {"job": 7 * 86_400 + 300.0, "probe": 300.0, "model check": 600.0}
 """By role: after this long a container's own supervisor must have ended it. Engines and holders have no such time."""
+
+NETWORK_CALLS = frozenset({"socket", "socketpair", "bind", "listen", "accept", "accept4"})
+"""Denied only to who wants another socket than one to the host, or wants to be called."""
+
+MOST_DENIED = 1000
+"""Denied calls of one container; a program that carries on after so many searches for a hole."""
 
 
 @dataclass(frozen=True)
@@ -64,3 +75,28 @@ def find_anomalies(name: str, role: str, now: Figures, age_s: float) -> Iterator
             f"{name} runs for {age_s:.0f} s, longer than any {role} may",
             "its supervisor has failed: see the worker's log, then `clawmarket sandbox clean`",
         )
+
+
+def find_denied(name: str, denied: Counter[str]) -> Iterator[Anomaly]:
+    """Of the calls that were denied to a container, by their names."""
+    network = Counter({call: count for call, count in denied.items() if call in NETWORK_CALLS})
+    others = denied - network
+    do = (
+        "it was refused and reached nothing. An engine: its model or a prompt may have taken it over, so stop serving a"
+        " model of doubtful origin; a job: an honest program does without, another one is not run again"
+    )
+    if network:
+        yield Anomaly(Kind.NETWORK, f"{name} tried to reach a network or to be reached: {_shown(network)}", do)
+    if others:
+        yield Anomaly(Kind.DENIED, f"{name} made system calls that are denied: {_shown(others)}", do)
+    if denied.total() > MOST_DENIED:
+        yield Anomaly(
+            Kind.FLOOD,
+            f"{name} goes on with system calls that are denied: {denied.total():,} until now",
+            "it searches for a hole; what it came from, a model or a job, is not to be run again",
+        )
+
+
+def _shown(calls: Counter[str]) -> str:
+    named = [f"{call} ({count:,})" for call, count in calls.most_common(_SHOWN)]
+    return ", ".join([*named, "…"] if len(calls) > _SHOWN else named)

@@ -4,11 +4,11 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
@@ -16,6 +16,7 @@ from requests.exceptions import RequestException
 
 from provider.sandbox import processes
 from provider.sandbox.daemon import Client
+from provider.sandbox.denials import listening
 from provider.sandbox.errors import ContainerError
 from provider.sandbox.policy import Limits, Mount, Scratch, container_settings
 from provider.sandbox.tiers import Tier
@@ -77,12 +78,24 @@ def start(client: Client, tier: Tier, job: Job) -> Container:
 
 
 def start_with(client: Client, settings: dict[str, Any], name: str) -> Container:
-    """Makes and starts a container with these very settings. Raises ContainerError; then none is left."""
-    return started(_make(client, settings, name))
+    """Makes and starts a container with these very settings, for a trial: what it is denied is not told.
+
+    Raises ContainerError; then none is left.
+    """
+    return _started(_make(client, settings, name))
 
 
 def started(container: Container) -> Container:
     """Starts what was made. Raises ContainerError; then it is removed."""
+    labels = container.labels
+    with ExitStack() as stack:
+        if Tier(labels[TIER]).is_gvisor:
+            share = cast("Client", container.client).share
+            stack.enter_context(listening(share, str(container.id), name_of(container), labels[ROLE]))
+        return _started(container)
+
+
+def _started(container: Container) -> Container:
     try:
         container.start()
     except BaseException as error:

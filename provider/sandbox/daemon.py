@@ -23,7 +23,7 @@ import docker
 from docker.errors import DockerException
 from requests.exceptions import RequestException
 
-from provider.sandbox import processes, reaping
+from provider.sandbox import log_pipes, processes, reaping
 from provider.sandbox.errors import DaemonError, SetupError
 from provider.sandbox.gpus import NVPROXY, find_gpus, runtime_of
 from provider.sandbox.paths import SandboxPaths
@@ -42,7 +42,11 @@ _GVISOR_FLAGS = ("--network=none", "--host-uds=open", "--oci-seccomp")
 _NO_DIRECT_FILES = "--directfs=false"
 _PLATFORMS = {Tier.GVISOR_SYSTRAP: "systrap", Tier.GVISOR_PTRACE: "ptrace"}  # never kvm: nested, it spins
 
-Client = docker.DockerClient
+
+class Client(docker.DockerClient):
+    """A connection to one private daemon; `share` is the folder of the paths of that name."""
+
+    share: Path
 
 
 class Daemon:
@@ -56,9 +60,11 @@ class Daemon:
         try:
             with socket.socket(socket.AF_UNIX) as link:  # the client would leave one open that finds nobody
                 link.connect(str(self.paths.socket))
-            return docker.DockerClient(base_url=f"unix://{self.paths.socket}", version="auto", timeout=CALL_S)
+            client = Client(base_url=f"unix://{self.paths.socket}", version="auto", timeout=CALL_S)
         except (DockerException, RequestException, OSError) as error:
             raise DaemonError(f"the sandbox's daemon does not answer: {self._why_not()}; {_REMEDY}") from error
+        client.share = self.paths.share
+        return client
 
     def answers(self) -> bool:
         """Whether it runs and answers now; its process may be hidden from this user."""
@@ -115,6 +121,9 @@ class Daemon:
     def _start(self) -> None:
         self._make_folders()
         self.paths.config.write_text(json.dumps(self.settings(), indent=2) + "\n")
+        if runsc := find_runsc(self.paths):
+            self.paths.logged_runsc.write_text(log_pipes.script(runsc, self.paths.share))
+            self.paths.logged_runsc.chmod(0o755)
         dockerd = find_program("dockerd")
         if dockerd is None:
             raise SetupError(f"dockerd is not installed; {_REMEDY}")
@@ -144,7 +153,7 @@ class Daemon:
         runsc = find_runsc(self.paths)
         flags = [*_GVISOR_FLAGS, *([_NO_DIRECT_FILES] if runsc and knows(runsc, _NO_DIRECT_FILES) else [])]
         runtimes: dict[str, dict[str, Any]] = {
-            tier.runtime: {"path": runsc, "runtimeArgs": [*flags, f"--platform={platform}"]}
+            tier.runtime: {"path": str(self.paths.logged_runsc), "runtimeArgs": [*flags, f"--platform={platform}"]}
             for tier, platform in _PLATFORMS.items()
         }
         for tier in _PLATFORMS:

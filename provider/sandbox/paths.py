@@ -1,6 +1,6 @@
 """Where the sandbox keeps things.
 
-state/              root's: daemon.json, owner
+state/              root's: daemon.json, owner, logged-runsc
 state/data/         the daemon's data-root: images, container layers
 run/                exec-root, pid file and socket of the daemon, share/ of the worker; gone after a reboot
 cache/              what can be made again: bin/runsc, images/
@@ -82,6 +82,11 @@ class SandboxPaths:
     def socket(self) -> Path:
         """Where the daemon listens."""
         return self.run / "docker.sock"
+
+    @property
+    def logged_runsc(self) -> Path:
+        """What the daemon starts in gVisor's place, see log_pipes."""
+        return self.state / "logged-runsc"
 
     @property
     def runsc(self) -> Path:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,9 +16,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from requests.exceptions import RequestException
 
-from provider.sandbox import containers
-from provider.sandbox.anomalies import ENDS, Anomaly, Kind, find_anomalies
+from provider.sandbox import containers, denials
+from provider.sandbox.anomalies import ENDS, Anomaly, Kind, find_anomalies, find_denied
 from provider.sandbox.daemon import Client, Daemon
+from provider.sandbox.denials import Heard
 from provider.sandbox.errors import SandboxError
 from provider.sandbox.figures import Figures, Gauge
 from provider.sandbox.paths import SandboxPaths
@@ -54,7 +55,15 @@ class _Watched:
     role: str
     subject: str
     last: Figures = field(default_factory=Figures)
-    told: set[Kind] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A container that something is told of."""
+
+    container_id: str
+    name: str
+    role: str
 
 
 class Watchdog(Collector):
@@ -66,6 +75,8 @@ class Watchdog(Collector):
         self._watched: dict[str, _Watched] = {}
         self._ended: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self._anomalies: Counter[tuple[str, str]] = Counter()
+        self._denied: dict[str, Heard] = {}
+        self._ended_denied: Counter[tuple[str, str]] = Counter()
         self._told: dict[tuple[str, Kind], tuple[float, Anomaly]] = {}
 
     async def run(self) -> None:
@@ -89,6 +100,8 @@ class Watchdog(Collector):
                 watched = list(self._watched.values())
             for each in watched:
                 self._judge(each, client)
+            for heard in denials.take():
+                self._judge_denied(heard, client)
         finally:
             client.close()
 
@@ -111,38 +124,54 @@ class Watchdog(Collector):
                 for name in (*_COUNTERS, *_GAUGES):
                     sums[name] += getattr(each.last, name)
             anomalies = dict(self._anomalies)
+            denied = Counter(self._ended_denied)
+            for heard in self._denied.values():
+                for call, count in heard.calls.items():
+                    denied[heard.role, call] += count
         yield _gauge("containers", "Containers that run.", running)
         for name, (shown, about) in _COUNTERS.items():
-            metric = CounterMetricFamily(f"clawmarket_sandbox_{shown}", about, labels=_LABELS)
-            for key, sums in totals.items():
-                metric.add_metric(key, sums[name])
-            yield metric
+            yield _counter(shown, about, _LABELS, {key: sums[name] for key, sums in totals.items()})
         for name, (shown, about) in _GAUGES.items():
             yield _gauge(shown, about, {key: totals[key][name] for key in running})
-        metric = CounterMetricFamily("clawmarket_sandbox_anomalies", "Seen, by kind.", labels=["role", "kind"])
-        for labels, count in anomalies.items():
-            metric.add_metric(labels, count)
-        yield metric
+        yield _counter("anomalies", "Seen, by kind.", ["role", "kind"], anomalies)
+        about = "System calls that the filter denied, by name; gVisor's tiers only."
+        yield _counter("denied_calls", about, ["role", "call"], denied)
 
     def _judge(self, each: _Watched, client: Client) -> None:
         if (now := each.gauge.read()) is None:
             return
-        name = containers.name_of(each.container)
         with self._lock:
             each.last = now
-            found = list(find_anomalies(name, each.role, now, time.time() - each.started_at))
-            fresh = [anomaly for anomaly in found if anomaly.kind not in each.told]
+        name = containers.name_of(each.container)
+        found = find_anomalies(name, each.role, now, time.time() - each.started_at)
+        self._tell(_Named(str(each.container.id), name, each.role), list(found), client)
+
+    def _judge_denied(self, heard: Heard, client: Client) -> None:
+        with self._lock:
+            before = self._denied.pop(heard.container_id, None)
+            if heard.has_ended:
+                for call, count in heard.calls.items():
+                    self._ended_denied[heard.role, call] += count
+            else:
+                self._denied[heard.container_id] = heard
+        if before is None or heard.calls != before.calls:
+            found = list(find_denied(heard.name, heard.calls))
+            self._tell(_Named(heard.container_id, heard.name, heard.role), found, client)
+
+    def _tell(self, of: _Named, found: list[Anomaly], client: Client) -> None:
+        """What was found of one container; ends it if the policy says so."""
+        with self._lock:
+            fresh = [anomaly for anomaly in found if (of.name, anomaly.kind) not in self._told]
             for anomaly in found:
-                self._told[name, anomaly.kind] = (time.monotonic(), anomaly)
+                self._told[of.name, anomaly.kind] = (time.monotonic(), anomaly)
             for anomaly in fresh:
-                each.told.add(anomaly.kind)
-                self._anomalies[each.role, anomaly.kind] += 1
+                self._anomalies[of.role, anomaly.kind] += 1
         for anomaly in fresh:
             _log.warning("%s: %s", anomaly.what, anomaly.do)
-            if anomaly.kind in ENDS.get(each.role, ()):
-                _log.warning("%s is ended for it", name)
+            if anomaly.kind in ENDS.get(of.role, ()):
+                _log.warning("%s is ended for it", of.name)
                 with contextlib.suppress(*_GONE):
-                    client.api.kill(str(each.container.id))
+                    client.api.kill(of.container_id)
 
     def _forget(self, gone: _Watched) -> None:
         for name in _COUNTERS:
@@ -166,6 +195,13 @@ def _watch(container: Container) -> _Watched | None:
 
 def _gauge(name: str, about: str, values: dict[tuple[str, str], int]) -> GaugeMetricFamily:
     metric = GaugeMetricFamily(f"clawmarket_sandbox_{name}", about, labels=_LABELS)
+    for key, value in values.items():
+        metric.add_metric(key, value)
+    return metric
+
+
+def _counter(name: str, about: str, labels: list[str], values: Mapping[tuple[str, str], float]) -> CounterMetricFamily:
+    metric = CounterMetricFamily(f"clawmarket_sandbox_{name}", about, labels=labels)
     for key, value in values.items():
         metric.add_metric(key, value)
     return metric

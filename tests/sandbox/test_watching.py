@@ -1,15 +1,18 @@
 """The watchdog: every anomaly is caused for real in a container and seen; a quiet one raises none."""
 
 import asyncio
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from docker.models.containers import Container
 from prometheus_client import CollectorRegistry
 
-from provider.sandbox import anomalies, containers
+from provider.sandbox import anomalies, containers, denials
 from provider.sandbox.anomalies import Kind
 from provider.sandbox.containers import Job
 from provider.sandbox.errors import DaemonError
@@ -18,6 +21,7 @@ from provider.sandbox.paths import SandboxPaths
 from provider.sandbox.policy import Limits
 from provider.sandbox.tiers import Tier
 from provider.sandbox.watching import Watchdog
+from tests.sandbox.escape.stage import wait_until
 from tests.support.sandbox import Sandbox
 
 two_tiers = pytest.mark.parametrize("tier", [Tier.GVISOR_SYSTRAP, Tier.RUNC_SECCOMP])
@@ -28,6 +32,9 @@ PATIENCE_S = 60.0
 def watchdog(sandbox: Sandbox) -> Iterator[Watchdog]:
     yield Watchdog(sandbox.paths)
     assert containers.ours(sandbox.client) == []
+    assert not list(sandbox.paths.share.glob("log-*"))
+    assert wait_until(lambda: not any(each.name.startswith("log of") for each in threading.enumerate()), PATIENCE_S)
+    denials.take()  # is this process's: the next test has another watchdog
 
 
 def job(sandbox: Sandbox, source: str, role: str = "engine", memory: int = 128) -> Job:
@@ -147,6 +154,99 @@ def test_an_overlong_job_is_ended(sandbox: Sandbox, watchdog: Watchdog, monkeypa
     (told,) = watchdog.anomalies()
     assert told.kind is Kind.OVERLONG
     assert containers.name_of(long) in told.what
+
+
+DENIED = """
+import ctypes, socket, sys, time
+call = ctypes.CDLL(None).syscall
+TRACE = 101  # ptrace
+for _ in range(int(sys.argv[1])):
+    call(TRACE, 0, 0, 0, 0)
+for _ in range(int(sys.argv[2])):
+    try:
+        socket.socket(socket.AF_INET)
+    except OSError:
+        pass
+print("over", flush=True)
+time.sleep(300)
+"""
+HONEST = """
+import asyncio, ctypes, json, numpy, socket, subprocess, tempfile, threading, time
+import provider.engine.llama
+socket.socketpair(socket.AF_UNIX)
+threading.Thread(target=time.sleep, args=(0.1,)).start()
+tempfile.TemporaryFile().write(bytes(1 << 16))
+print("over", flush=True)
+time.sleep(300)
+"""
+gvisor = pytest.mark.parametrize("tier", [Tier.GVISOR_SYSTRAP, Tier.GVISOR_PTRACE])
+
+
+def denied(sandbox: Sandbox, ptraces: int, sockets: int, role: str = "engine") -> Job:
+    made = job(sandbox, DENIED, role, memory=256)
+    return replace(made, command=[*made.command, str(ptraces), str(sockets)])
+
+
+def is_over(container: Container) -> bool:
+    return b"over" in container.logs(stderr=False)
+
+
+@gvisor
+def test_denied_calls_and_network_attempts_are_named(sandbox: Sandbox, watchdog: Watchdog, tier: Tier) -> None:
+    with containers.running(sandbox.client, tier, denied(sandbox, 3, 2)) as running:
+        look_until(watchdog, lambda: {Kind.DENIED, Kind.NETWORK} <= kinds(watchdog))
+        look_until(watchdog, lambda: sample(watchdog, "denied_calls_total", role="engine", call="socket") == 2)
+        told = {each.kind: each for each in watchdog.anomalies()}
+        name = containers.name_of(running)
+        assert told[Kind.DENIED].what == f"{name} made system calls that are denied: ptrace (3)"
+        assert told[Kind.NETWORK].what == f"{name} tried to reach a network or to be reached: socket (2)"
+        assert "stop serving" in told[Kind.DENIED].do
+        assert kinds(watchdog) == {Kind.DENIED, Kind.NETWORK}
+        running.reload()
+        assert running.status == "running"
+    watchdog.look()
+    assert sample(watchdog, "denied_calls_total", role="engine", call="ptrace") == 3  # what has ended still counts
+    assert sample(watchdog, "anomalies_total", role="engine", kind="network") == 1
+
+
+@gvisor
+def test_a_container_that_asks_for_nothing_odd_raises_nothing(sandbox: Sandbox, watchdog: Watchdog, tier: Tier) -> None:
+    """After it another one, whose denied call shows that they are seen."""
+    honest = Job("job", sandbox.image.image_id, [str(program()), "-s", "-c", HONEST], Limits(memory=512 << 20))
+    with (
+        containers.running(sandbox.client, tier, honest) as running,
+        containers.running(sandbox.client, tier, denied(sandbox, 1, 0)) as control,
+    ):
+        look_until(watchdog, lambda: is_over(running) and kinds(watchdog) == {Kind.DENIED})
+        assert [containers.name_of(control) in each.what for each in watchdog.anomalies()] == [True]
+
+
+def test_what_a_short_job_was_denied_is_told_after_its_end(sandbox: Sandbox, watchdog: Watchdog) -> None:
+    made = job(sandbox, "import socket; socket.socket(socket.AF_INET)", "job", memory=256)
+    with containers.running(sandbox.client, Tier.GVISOR_SYSTRAP, made) as running:
+        running.wait(timeout=PATIENCE_S)
+    look_until(watchdog, lambda: kinds(watchdog) == {Kind.NETWORK})
+
+
+def test_a_flood_of_denied_calls_ends_a_job_and_not_an_engine(sandbox: Sandbox, watchdog: Watchdog) -> None:
+    flood = 200_000
+    with (
+        containers.running(sandbox.client, Tier.GVISOR_SYSTRAP, denied(sandbox, flood, 0)) as engine,
+        containers.running(sandbox.client, Tier.GVISOR_SYSTRAP, denied(sandbox, 1 << 40, 0, "job")) as bomb,
+    ):
+        look_until(watchdog, lambda: has_ended(bomb))
+        assert bomb.attrs["State"]["ExitCode"] == 137
+        look_until(watchdog, lambda: sample(watchdog, "denied_calls_total", role="engine", call="ptrace") == flood)
+        engine.reload()
+        assert engine.status == "running"
+    assert sample(watchdog, "anomalies_total", role="job", kind="flood") == 1
+
+
+def test_a_guest_goes_on_when_nobody_reads_its_log(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than the pipe holds, and its reader is gone."""
+    monkeypatch.setattr(denials, "_listen", lambda reader, heard: os.close(reader))
+    with containers.running(sandbox.client, Tier.GVISOR_SYSTRAP, denied(sandbox, 50_000, 0)) as running:
+        assert wait_until(lambda: is_over(running), PATIENCE_S)
 
 
 async def test_it_goes_on_looking_while_the_daemon_is_away(tmp_path: Path) -> None:
