@@ -1,6 +1,7 @@
 """An engine or the sandbox's daemon dies under a request that is being paid: charged once, for what was delivered."""
 
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,7 @@ from provider.sandbox.daemon import Daemon
 from provider.sandbox.engines import ContainerHost
 from provider.sandbox.tiers import Tier
 from tests.support.engines import tiny_model
-from tests.support.provider_stack import provider_stack
+from tests.support.provider_stack import make_offer, provider_stack
 from tests.support.raw_gateway import RawGateway, Received, chat_body, prepare, sign
 from tests.support.sandbox import Sandbox, running_sandbox
 from tests.support.tiny_gguf import prompt_tokens
@@ -25,6 +26,7 @@ HELLO = prompt_tokens([{"role": "user", "content": "hello"}])
 CAP = HELLO * 10 + 5 * 30
 LONG = 4_000
 """Tokens: an engine that runs ahead of its money is not at the end before the fault comes."""
+CONTEXT = 2 * LONG
 PRICE = HELLO * 10 + LONG * 30
 HANG_S = 2.0
 Fault = Callable[[Sandbox, EngineClient], Awaitable[None]]
@@ -68,9 +70,11 @@ async def test_a_fault_under_a_paid_request(fault: Fault, tier: Tier, tmp_path: 
     """The answer waits for money when the fault comes, so that it is always in its middle."""
     with running_sandbox() as own:
         host = ContainerHost(own.paths, tier, own.image)
-        engine = EngineClient(EngineSettings(tiny_model(), context=2 * LONG, hang_s=HANG_S), host)
+        engine = EngineClient(EngineSettings(tiny_model(CONTEXT), context=CONTEXT, hang_s=HANG_S), host)
         async with (
-            provider_stack(tmp_path, credit=CAP, voucher_timeout_s=60, backend=engine) as stack,
+            provider_stack(
+                tmp_path, credit=CAP, voucher_timeout_s=60, backend=engine, offer=make_offer(CONTEXT)
+            ) as stack,
             RawGateway(stack.url) as gateway,
         ):
             lease = stack.add_lease()
@@ -104,3 +108,4 @@ async def test_a_fault_under_a_paid_request(fault: Fault, tier: Tier, tmp_path: 
             assert stack.ledger.account(lease.lease_id).served == served + after.final.cost
             stack.ledger.check()
             assert engine.restarts == 1 or fault is stop_daemon
+    gc.collect()  # the forgotten sockets are this test's

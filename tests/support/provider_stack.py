@@ -54,11 +54,11 @@ class TestClock:
         return self.now()
 
 
-def make_offer(**terms: int) -> Offer:
+def make_offer(context: int = CONTEXT, **terms: int) -> Offer:
     """An offer of the tiny model: 10 base units a token in, 30 out, 5 cached."""
-    entry = describe_model(tiny_model(), NAME)
-    model = entry.terms_model(engine=ENGINE_NAME, build=engine_build(), context_length=CONTEXT)
-    document = make_document(model, max_units_in=CONTEXT, max_units_out=CONTEXT, max_concurrent=4, sandbox=PROMISED)
+    entry = describe_model(tiny_model(context), NAME)
+    model = entry.terms_model(engine=ENGINE_NAME, build=engine_build(), context_length=context)
+    document = make_document(model, max_units_in=context, max_units_out=context, max_concurrent=4, sandbox=PROMISED)
     prices: dict[str, int] = {"price_in": 10, "price_out": 30, "price_cached": 5, "unit_scale": 1, **terms}
     return Offer(1, 1, make_terms(document, token=TOKEN, **prices), document)
 

@@ -23,11 +23,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_tiny_gguf(path: Path, seed: int = 1, template: str = CHAT_TEMPLATE) -> Path:
+def write_tiny_gguf(path: Path, seed: int = 1, template: str = CHAT_TEMPLATE, context: int = CONTEXT) -> Path:
     """Writes the model; the same arguments give the same bytes."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(NAME)
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(FEED_FORWARD)
