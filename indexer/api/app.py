@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from indexer.api import openapi
 from indexer.api.conditions import not_found
 from indexer.api.errors import ApiError
+from indexer.api.graph.route import Graph
 from indexer.api.guard import Guard
 from indexer.api.indexed import Pages
 from indexer.api.live import Live
@@ -64,6 +65,7 @@ def create_app(reader: Reader, settings: ApiSettings, wait_s: float = WAIT_S) ->
     app.add_exception_handler(HTTPException, _unroutable)
     Rest(pages, watcher).add_routes(app)
     Live(pages, watcher, metrics).add_routes(app)
+    Graph(reader, pages, watcher).add_route(app)
 
     async def health(_: Request) -> Response:
         return _json({"status": "ok"})

@@ -58,7 +58,7 @@ class Guard:
             answer = self._answer(scope)
             await (answer or self._app)(scope, receive, sent)
         except Exception as error:  # noqa: BLE001
-            _log.error("a request failed unexpectedly: %s at %s", type(error).__name__, _place(error))
+            _log.error("a request failed unexpectedly: %s at %s", type(error).__name__, place_of(error))
             if not status:
                 await ApiError(500, "internal_error", "the indexer failed").response()(scope, receive, sent)
         finally:
@@ -80,7 +80,8 @@ class Guard:
         return None
 
 
-def _place(error: Exception) -> str:
+def place_of(error: BaseException) -> str:
+    """Where it was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -43,9 +43,9 @@ class Pages:
         self._reader = reader
         self._show = lru_cache(maxsize=None)(self._converters)
 
-    async def indexed(self) -> Indexed:
-        """How far the tables are. Raises ApiError when nothing is indexed."""
-        return _first(await self._reader.fetch(_POSITION, ()))
+    async def indexed(self, fetch: Fetch | None = None) -> Indexed:
+        """How far the tables are, in the snapshot of `fetch` if one is given. Raises ApiError if nothing is indexed."""
+        return _first(await (fetch or self._reader.fetch)(_POSITION, ()))
 
     async def read(self, query: Query, fetch: Fetch | None = None) -> Page:
         """The page; of the snapshot of `fetch` if one is given. Raises ApiError."""

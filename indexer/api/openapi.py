@@ -79,6 +79,30 @@ def live(resource: Resource) -> Json:
     return operation
 
 
+def graphql() -> Json:
+    """The one path of GraphQL."""
+    operation = _operation("GraphQL over the same resources", [_MIN_BLOCK], {}, {})
+    body = {
+        "type": "object",
+        "properties": {
+            "query": {"type": "string"},
+            "variables": {"type": ["object", "null"]},
+            "operationName": {"type": ["string", "null"]},
+        },
+        "required": ["query"],
+    }
+    example = {"query": "{leases(limit: 2) {data {lease_id offer {kind}} next} block {number}}"}
+    answer = {"type": "object", "properties": {"data": {}, "errors": {"type": "array"}}, "required": ["data"]}
+    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body, "example": example}}}
+    operation["responses"]["200"]["content"] = {"application/json": {"schema": answer}}
+    operation["responses"]["400"] = {
+        "description": "The query cannot be read, costs too much, or failed as a whole",
+        "content": {"application/json": {"schema": {"anyOf": [answer, _reference("error")]}}},
+    }
+    operation["responses"] |= {"408": _error("The body is too slow"), "413": _error("The body is too long")}
+    return operation
+
+
 def _page_parameters(resource: Resource) -> list[Json]:
     orders = list(resource.orders)
     return [

@@ -21,6 +21,10 @@ class Link:
     to: str
     on: Mapping[str, str]
 
+    def is_single(self, target: Resource) -> bool:
+        """Whether there can be only one such row."""
+        return set(self.on) == set(target.key)
+
 
 @dataclass(frozen=True, eq=False)
 class Resource:
