@@ -49,7 +49,8 @@ def test_page_and_row__are_those_of_rest(served: Served, resource: Resource) -> 
             behind = served.client.get(
                 f"/v1/{resource.name}", params={"limit": 3, "sort": order, "after": rest["next"]}
             ).json()
-            query = f'query($after: String) {{{resource.name}(limit: 3, sort: "{order}", after: $after) {{data {{{fields}}}}}}}'
+            arguments = f'limit: 3, sort: "{order}", after: $after'
+            query = f"query($after: String) {{page: {resource.name}({arguments}) {{data {{{fields}}}}}}}"
             assert ask(served, query, after=rest["next"])["page"]["data"] == behind["data"]
     if rest["data"]:
         first = rest["data"][0]
