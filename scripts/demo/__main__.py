@@ -24,11 +24,13 @@ from scripts import demo
 from scripts.default_model import default_model
 from scripts.demo.chain import deploy, start_chain
 from scripts.demo.failed import DemoFailed
+from scripts.demo.indexer import Indexer
 from scripts.demo.processes import Processes
 from scripts.demo.screen import Screen
 from scripts.demo.staying import stay
 from scripts.demo.story import play
 from scripts.demo.world import World
+from scripts.postgres import postgres
 
 
 @contextlib.contextmanager
@@ -95,15 +97,19 @@ def _run(screen: Screen, folder: Path, processes: Processes, arguments: argparse
     deployment = deployments.load_file(deployment_file)
     screen.note("contracts", f"{len(deployment.contracts)} deployed and verified")
     password = Password(secrets.token_urlsafe(16))
-    with ChainClient([rpc], deployment) as client:
+    with postgres() as database, ChainClient([rpc], deployment) as client:
         client.check_deployment()
         world = World(rpc, deployment_file, client, folder, password, screen, processes, model)
+        indexer = Indexer.started(world, database)
         gateway, books = play(world)
         screen.console.print(books.table())
         books.check()
+        indexed = indexer.sums(books)
+        screen.console.print(indexed.table())
+        indexed.check(books)
         screen.plain(f"all sums match, {screen.elapsed_s:.1f} s", "bold green")
         if arguments.keep:
-            stay(gateway)
+            stay(gateway, indexer)
 
 
 if __name__ == "__main__":

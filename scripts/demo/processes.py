@@ -34,10 +34,9 @@ class Processes:
         assert process.stdout is not None
         return _wait_for_line(name, process.stdout, re.compile(ready), self._log_file(name))
 
-    def start_clawmarket(self, name: str, *arguments: str | Path) -> str:
-        """Starts a `clawmarket` server; returns the address it serves on."""
-        command = [sys.executable, str(ROOT / "clawmarket_cli.py"), *map(str, arguments)]
-        return self.start(name, command, r"serves on (http://[^\s\"]+)")
+    def start_clawmarket(self, name: str, *arguments: str | Path, ready: str = r"serves on (http://[^\s\"]+)") -> str:
+        """Starts a `clawmarket` server and waits as `start` does; returns the address it serves on."""
+        return self.start(name, [sys.executable, str(ROOT / "clawmarket_cli.py"), *map(str, arguments)], ready)
 
     def log(self, name: str) -> str:
         """What it wrote so far."""

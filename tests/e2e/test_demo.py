@@ -30,7 +30,11 @@ def is_alive(pid: int) -> bool:
 
 
 def pids_in(output: str) -> list[int]:
-    return [int(pid) for pid in re.findall(r"(?:anvil|worker|gateway) (\d+)", output)]
+    return [int(pid) for pid in re.findall(r"(?:anvil|worker|gateway|indexer) (\d+)", output)]
+
+
+def figures_in(output: str) -> dict[str, int]:
+    return {name.strip(): int(units) for name, units in re.findall(r"│ ([^│]+) │ +[\d.]+ │ +(\d+) │", output)}
 
 
 @contextmanager
@@ -84,7 +88,8 @@ def test_demo__every_worker_runs_in_the_sandbox_that_its_terms_promise(
 
 def test_demo__budgets_receipts_and_sums__are_shown_and_right(kept: tuple[subprocess.Popen[bytes], Path]) -> None:
     output = kept[1].read_text()
-    figures = {name.strip(): int(units) for name, units in re.findall(r"│ ([^│]+) │ +[\d.]+ │ +(\d+) │", output)}
+    on_chain, _, in_tables = output.partition("The same from Postgres")
+    figures, indexed = figures_in(on_chain), figures_in(in_tables)
     owed = [figures[f"owed to provider {number} by vouchers"] for number in (1, 2)]
     settled = [figures[f"settled by provider {number}"] for number in (1, 2)]
     earned = [figures[f"credit of provider {number}"] for number in (1, 2)]
@@ -93,6 +98,8 @@ def test_demo__budgets_receipts_and_sums__are_shown_and_right(kept: tuple[subpro
     assert earned == [units - units * 500 // 10_000 for units in settled]
     assert figures["consumer's debit"] == figures["credits + fees"] == sum(owed)
     assert figures["all fees"] == sum(settled) - sum(earned)
+    assert indexed == {name: figures[name] for name in indexed}
+    assert len(indexed) == 2 * len(owed) + 2
     assert "all, per day" in output
     assert "every receipt proven under an anchored root" in output
     assert re.search(r"all sums match, [\d.]+ s", output)
@@ -120,7 +127,7 @@ def test_kept__printed_lines_work_and_ctrl_c_ends_all(kept: tuple[subprocess.Pop
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0, log.read_text()
     pids = pids_in(log.read_text())
-    assert len(pids) == 7  # anvil, two workers and one of them anew, the gateway three times
+    assert len(pids) == 8  # anvil, the indexer, two workers and one of them anew, the gateway three times
     assert not any(is_alive(pid) for pid in pids)
     assert not folder.exists()
 
