@@ -42,6 +42,7 @@ _ERRORS = {
     "400": "A parameter is unknown, given twice or cannot be read",
     "409": "`min_block` is not indexed in time",
     "414": "The address is too long",
+    "431": "The headers are too long",
     "429": "Too many requests: see Retry-After",
     "503": "The database cannot answer now: see Retry-After",
 }
