@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
@@ -28,8 +27,6 @@ from indexer.api.rest import Rest
 from indexer.api.settings import ApiSettings
 from indexer.api.watcher import WAIT_S, Watcher
 from indexer.store.migrate import newest_version
-
-_TITLE = "OpenClaw Compute Market: indexer"
 
 
 def create_app(reader: Reader, settings: ApiSettings, wait_s: float = WAIT_S) -> FastAPI:
@@ -52,8 +49,6 @@ def create_app(reader: Reader, settings: ApiSettings, wait_s: float = WAIT_S) ->
             await reader.close()
 
     app = FastAPI(
-        title=_TITLE,
-        version="1",
         lifespan=running,
         docs_url=None,
         redoc_url=None,
@@ -63,8 +58,8 @@ def create_app(reader: Reader, settings: ApiSettings, wait_s: float = WAIT_S) ->
     )
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _unroutable)
+    Live(pages, watcher, metrics).add_route(app)
     Rest(pages, watcher).add_routes(app)
-    Live(pages, watcher, metrics).add_routes(app)
     Graph(reader, pages, watcher).add_route(app)
 
     async def health(_: Request) -> Response:
@@ -87,16 +82,9 @@ def create_app(reader: Reader, settings: ApiSettings, wait_s: float = WAIT_S) ->
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     for path, endpoint in (("/health", health), ("/ready", ready), ("/metrics", figures)):
-        app.add_api_route(path, endpoint, include_in_schema=False)
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+        app.add_route(path, endpoint, include_in_schema=False)
+    app.openapi = openapi.document  # type: ignore[method-assign]
     return app
-
-
-def _document(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        app.openapi_schema = {**document, "components": openapi.components()}
-    return app.openapi_schema
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -8,11 +8,20 @@ from starlette.requests import Request
 
 from indexer.api.errors import ApiError, bad_parameter
 from indexer.api.indexed import Indexed
+from indexer.api.resources import BY_NAME, Resource
 from indexer.api.watcher import Watcher
 
 MIN_BLOCK = "min_block"
 _FORMAT = b"1"
 """Raise it when the same rows are shown differently."""
+
+
+def resource_of(request: Request) -> Resource:
+    """The one that the path names. Raises ApiError, 404."""
+    resource = BY_NAME.get(request.path_params["resource"])
+    if resource is None:
+        raise not_found(f"there is no resource {request.path_params['resource'][:100]!r}")
+    return resource
 
 
 def parameters_of(request: Request) -> dict[str, str]:

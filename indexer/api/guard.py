@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 
-from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,13 +16,19 @@ from indexer.api.settings import ApiSettings
 MAX_URL = 8192
 CLIENT = "clawmarket.client"
 """The key in a request's scope of whom it is counted for."""
+ROUTE = "clawmarket.route"
+"""The key in a request's scope of what it is counted as; routes set it."""
 _UNLIMITED = frozenset(("/health", "/ready", "/metrics"))
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
     "Access-Control-Allow-Headers": "content-type, if-none-match",
     "Access-Control-Max-Age": "86400",
 }
-_EXPOSED = "ETag, Retry-After, X-Indexed-Block"
+_EVERYWHERE = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"ETag, Retry-After, X-Indexed-Block"),
+    (b"x-content-type-options", b"nosniff"),
+)
 
 _log = logging.getLogger(__name__)
 
@@ -48,10 +53,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["Access-Control-Allow-Origin"] = "*"
-                headers["Access-Control-Expose-Headers"] = _EXPOSED
-                headers["X-Content-Type-Options"] = "nosniff"
+                message["headers"] = [*message["headers"], *_EVERYWHERE]
             await send(message)
 
         try:
@@ -62,8 +64,7 @@ class Guard:
             if not status:
                 await ApiError(500, "internal_error", "the indexer failed").response()(scope, receive, sent)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
-            self._metrics.answered(route, status, time.perf_counter() - started)
+            self._metrics.answered(scope.get(ROUTE, "other"), status, time.perf_counter() - started)
 
     def _answer(self, scope: Scope) -> Response | None:
         """What is answered without asking the application, if anything."""

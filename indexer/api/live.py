@@ -8,20 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from sse_starlette import EventSourceResponse
 
-from indexer.api import openapi
-from indexer.api.conditions import parameters_of, wait_for_block
+from indexer.api.conditions import parameters_of, resource_of, wait_for_block
 from indexer.api.errors import ApiError, bad_parameter
-from indexer.api.guard import CLIENT
+from indexer.api.guard import CLIENT, ROUTE
 from indexer.api.indexed import Pages
 from indexer.api.metrics import Metrics
 from indexer.api.paging import Query, page_query
-from indexer.api.resources import RESOURCES, Resource
 from indexer.api.watcher import Watcher
 
 PREFIX = "/v1/live"
@@ -59,31 +57,24 @@ class Live:
         self._clients: Counter[str] = Counter()
         self._room = asyncio.Semaphore(_AT_ONCE)
 
-    def add_routes(self, app: FastAPI) -> None:
-        """One for each resource."""
-        for resource in RESOURCES:
-            app.add_api_route(
-                f"{PREFIX}/{resource.name}",
-                self._route_of(resource),
-                openapi_extra=openapi.live(resource),
-                operation_id=f"{resource.name}_live",
-            )
+    def add_route(self, app: FastAPI) -> None:
+        """One for all resources; to be added before those of REST."""
+        app.add_route(f"{PREFIX}/{{resource}}", self._live, include_in_schema=False)
 
-    def _route_of(self, resource: Resource) -> Callable[[Request], Awaitable[Response]]:
-        async def live(request: Request) -> Response:
-            parameters = parameters_of(request)
-            if "after" in parameters:
-                raise bad_parameter("after", "a live query is of the first page")
-            await wait_for_block(self._watcher, parameters)
-            query = page_query(resource, parameters)
-            indexed = await self._pages.indexed()
-            client = request.scope[CLIENT]
-            if self._clients.total() >= MAX_LIVE or self._clients[client] >= MAX_PER_CLIENT:
-                raise ApiError(429, "too_many_live", "too many live queries are open", retry_after_s=10)
-            headers = {"X-Indexed-Block": str(indexed.number), "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-            return EventSourceResponse(self._events(query, client), headers=headers, ping=_PING_S)
-
-        return live
+    async def _live(self, request: Request) -> Response:
+        resource = resource_of(request)
+        request.scope[ROUTE] = f"{PREFIX}/{resource.name}"
+        parameters = parameters_of(request)
+        if "after" in parameters:
+            raise bad_parameter("after", "a live query is of the first page")
+        await wait_for_block(self._watcher, parameters)
+        query = page_query(resource, parameters)
+        client = request.scope[CLIENT]
+        indexed = await self._pages.indexed()
+        if self._clients.total() >= MAX_LIVE or self._clients[client] >= MAX_PER_CLIENT:
+            raise ApiError(429, "too_many_live", "too many live queries are open", retry_after_s=10)
+        headers = {"X-Indexed-Block": str(indexed.number), "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return EventSourceResponse(self._events(query, client), headers=headers, ping=_PING_S)
 
     async def _events(self, query: Query, client: str) -> AsyncIterator[bytes]:
         key = (query.statement, *query.values)

@@ -1,7 +1,8 @@
-"""The OpenAPI document's words about each route, made from the resources."""
+"""The OpenAPI document, made from the resources."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from indexer.api.columns import Column
@@ -46,6 +47,28 @@ _ERRORS = {
     "429": "Too many requests: see Retry-After",
     "503": "The database cannot answer now: see Retry-After",
 }
+
+
+@cache
+def document() -> Json:
+    """The whole document."""
+    paths = {"/v1/status": _path("status", status())}
+    for resource in RESOURCES:
+        key = "/".join(f"{{{name}}}" for name in resource.key)
+        paths[f"/v1/{resource.name}"] = _path(resource.name, rows(resource))
+        paths[f"/v1/{resource.name}/{key}"] = _path(f"{resource.name}_one", row(resource))
+        paths[f"/v1/live/{resource.name}"] = _path(f"{resource.name}_live", live(resource))
+    paths["/graphql"] = _path("graphql", graphql(), method="post")
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "OpenClaw Compute Market: indexer", "version": "1"},
+        "paths": paths,
+        "components": components(),
+    }
+
+
+def _path(name: str, operation: Json, method: str = "get") -> Json:
+    return {method: {**operation, "operationId": name}}
 
 
 def components() -> Json:

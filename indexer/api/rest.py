@@ -1,22 +1,19 @@
-"""Two GET routes for each resource: a page of rows, and one row by its key."""
+"""For each resource a page of rows, and one row by its key."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
 
-from indexer.api import openapi
-from indexer.api.conditions import etag_of, has_already, not_found, parameters_of, wait_for_block
-from indexer.api.indexed import Indexed, Page, Pages
+from indexer.api.conditions import etag_of, has_already, not_found, parameters_of, resource_of, wait_for_block
+from indexer.api.guard import ROUTE
+from indexer.api.indexed import Indexed, Pages
 from indexer.api.paging import page_query, row_query
-from indexer.api.resources import RESOURCES, Resource
 from indexer.api.watcher import Watcher
 
 PREFIX = "/v1"
-_Read = Callable[[dict[str, str]], Awaitable[Page]]
 
 
 class Rest:
@@ -27,47 +24,40 @@ class Rest:
         self._watcher = watcher
 
     def add_routes(self, app: FastAPI) -> None:
-        """Those of every resource, and `/v1/status`."""
-        app.add_api_route(f"{PREFIX}/status", self._status, openapi_extra=openapi.status(), operation_id="status")
-        for resource in RESOURCES:
-            path = f"{PREFIX}/{resource.name}"
-            app.add_api_route(
-                path, self._rows_of(resource), openapi_extra=openapi.rows(resource), operation_id=resource.name
-            )
-            app.add_api_route(
-                "/".join((path, *(f"{{{name}}}" for name in resource.key))),
-                self._row_of(resource),
-                openapi_extra=openapi.row(resource),
-                operation_id=f"{resource.name}_one",
-            )
+        """`/v1/status`, and for all resources together a page's route and a row's: many routes are slow to search."""
+        app.add_route(f"{PREFIX}/status", self._status, include_in_schema=False)
+        app.add_route(f"{PREFIX}/{{resource}}", self._rows, include_in_schema=False)
+        app.add_route(f"{PREFIX}/{{resource}}/{{key:path}}", self._row, include_in_schema=False)
 
-    def _rows_of(self, resource: Resource) -> Callable[[Request], Awaitable[Response]]:
-        async def rows(request: Request) -> Response:
-            parameters = parameters_of(request)
-            await wait_for_block(self._watcher, parameters)
-            query = page_query(resource, parameters)
-            if (unchanged := await self._unchanged(request)) is not None:
-                return unchanged
-            page = await self._pages.read(query)
-            return _answer(request, page.indexed, {"data": page.rows, "next": page.next})
+    async def _rows(self, request: Request) -> Response:
+        resource = resource_of(request)
+        request.scope[ROUTE] = f"{PREFIX}/{resource.name}"
+        parameters = parameters_of(request)
+        await wait_for_block(self._watcher, parameters)
+        query = page_query(resource, parameters)
+        if (unchanged := await self._unchanged(request)) is not None:
+            return unchanged
+        page = await self._pages.read(query)
+        return _answer(request, page.indexed, {"data": page.rows, "next": page.next})
 
-        return rows
-
-    def _row_of(self, resource: Resource) -> Callable[[Request], Awaitable[Response]]:
-        async def row(request: Request) -> Response:
-            parameters = parameters_of(request)
-            await wait_for_block(self._watcher, parameters)
-            query = row_query(resource, request.path_params, parameters)
-            if (unchanged := await self._unchanged(request)) is not None:
-                return unchanged
-            page = await self._pages.read(query)
-            if not page.rows:
-                raise not_found(f"there is no such {resource.singular} at block {page.indexed.number}")
-            return _answer(request, page.indexed, {"data": page.rows[0]})
-
-        return row
+    async def _row(self, request: Request) -> Response:
+        resource = resource_of(request)
+        request.scope[ROUTE] = f"{PREFIX}/{resource.name}/…"
+        parts = request.path_params["key"].split("/")
+        if len(parts) != len(resource.key):
+            raise not_found(f"a {resource.singular} is named by {'/'.join(resource.key)}")
+        parameters = parameters_of(request)
+        await wait_for_block(self._watcher, parameters)
+        query = row_query(resource, dict(zip(resource.key, parts, strict=True)), parameters)
+        if (unchanged := await self._unchanged(request)) is not None:
+            return unchanged
+        page = await self._pages.read(query)
+        if not page.rows:
+            raise not_found(f"there is no such {resource.singular} at block {page.indexed.number}")
+        return _answer(request, page.indexed, {"data": page.rows[0]})
 
     async def _status(self, request: Request) -> Response:
+        request.scope[ROUTE] = f"{PREFIX}/status"
         parameters = parameters_of(request)
         await wait_for_block(self._watcher, parameters)
         return _answer(request, await self._pages.indexed(), {})

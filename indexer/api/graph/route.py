@@ -11,12 +11,11 @@ from fastapi import FastAPI, Request, Response
 from graphql import GraphQLError
 from starlette.requests import ClientDisconnect
 
-from indexer.api import openapi
 from indexer.api.conditions import parameters_of, wait_for_block
 from indexer.api.errors import ApiError, bad_parameter
 from indexer.api.graph.limits import check
 from indexer.api.graph.schema import Snapshot, make_schema
-from indexer.api.guard import place_of
+from indexer.api.guard import ROUTE, place_of
 from indexer.api.indexed import Pages
 from indexer.api.readers import Reader
 from indexer.api.watcher import Watcher
@@ -45,9 +44,10 @@ class Graph:
 
     def add_route(self, app: FastAPI) -> None:
         """The one path."""
-        app.add_api_route(PATH, self._answer, methods=["POST"], openapi_extra=openapi.graphql(), operation_id="graphql")
+        app.add_route(PATH, self._answer, methods=["POST"], include_in_schema=False)
 
     async def _answer(self, request: Request) -> Response:
+        request.scope[ROUTE] = PATH
         parameters = parameters_of(request)
         await wait_for_block(self._watcher, parameters)
         for param in parameters:
