@@ -6,7 +6,8 @@ data = "data"                  # records and session keys
 owner_key = "owner.json"       # keystore of the account that owns the deposits
 tokenizers = ["model.gguf"]    # count tokens and read them back with the tokenizers the terms fix
 accept_unverified = false      # true: without tokenizer, pay what the provider says it counted
-providers = ["https://…"]      # where offers are found
+indexers = ["https://…"]       # where providers are found; the chain confirms each
+providers = ["https://…"]      # providers that are asked also if no indexer lists them
 
 The other sections are described where they belong: `[budget]` and `[leases]` in `consumer.spending.settings`,
 `[limits]` in `consumer.routing.settings`, `[gateway]`, `[hedge]`, `[local.NAME]` and `[upstream.NAME]` in
@@ -36,6 +37,7 @@ class ConsumerConfig(Settings):
     tokenizer: LocalPath | None = None
     tokenizers: list[LocalPath] = Field(default_factory=list)
     accept_unverified: bool = False
+    indexers: list[str] = Field(default_factory=list)
     providers: list[str] = Field(default_factory=list)
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
     leases: LeaseSettings = Field(default_factory=LeaseSettings)

@@ -19,6 +19,7 @@ from consumer.routing.breaker import Breaker
 from consumer.routing.catalogue import Candidate, Catalogue
 from consumer.routing.chain_source import ChainOffers
 from consumer.routing.health import Health
+from consumer.routing.indexed_addresses import IndexedAddresses
 from consumer.routing.limits import Limits
 from consumer.routing.router import Fallbacks, Router
 from consumer.session import Session
@@ -40,7 +41,9 @@ class Gateway:
         idle_s = config.gateway.idle_timeout_s
         self._locals = Locals(config.local, idle_s)
         self._upstreams = Upstreams(config.upstream, idle_s)
-        self._catalogue = Catalogue([ChainOffers(session.client, session.domain, config.providers)])
+        is_development = session.client.deployment.profile.is_development
+        indexed = IndexedAddresses(config.indexers, may_be_private=is_development)
+        self._catalogue = Catalogue([ChainOffers(session.client, session.domain, config.providers, indexed)])
         self._health = Health(config.data / HEALTH_FILE)
         self._breaker = Breaker()
         self._router = Router(

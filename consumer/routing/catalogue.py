@@ -72,7 +72,7 @@ class Candidate:
 
 
 class OfferSource(Protocol):
-    """Where offers are found: configured addresses, later the indexer and the DHT."""
+    """Where offers are found: known addresses, later the DHT."""
 
     @property
     def is_complete(self) -> bool:

@@ -1,9 +1,9 @@
-"""Offers of providers whose addresses are configured: found at the addresses, believed as far as the chain confirms.
+"""Offers of providers whose addresses are known: found at the addresses, believed as far as the chain confirms.
 
 An address says who it is by its signed metadata, or on this machine by its word; the registry says whether that
-provider exists, which document and which offers are its own. The address that is used is the configured one: a document
-may only confirm it, so that no provider can send requests elsewhere. What the chain still confirms is not fetched
-again, so an offer stays known while its server is away.
+provider exists, which document and which offers are its own. The address that is used is the known one, be it
+configured or listed by an indexer: a document may only confirm it, so that no provider can send requests elsewhere.
+What the chain still confirms is not fetched again, so an offer stays known while its server is away.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from consumer.exceptions import ConsumerError, OfferMismatch
 from consumer.offers import MAX_OFFER_BYTES, Offer, read_offer
 from consumer.routing.catalogue import Candidate
 from consumer.routing.fetching import fetch
+from consumer.routing.indexed_addresses import IndexedAddresses
 from consumer.tls import unchecked_context, verification
 from protocol.chain.client import ChainClient
 from protocol.chain.exceptions import ContractReverted
@@ -64,26 +65,31 @@ class _State:
 
 
 class ChainOffers:
-    """The offers behind `urls`; the client's calls run in threads."""
+    """The offers behind the configured `urls` and those that `indexed` lists; the client's calls run in threads."""
 
-    def __init__(self, client: ChainClient, domain: Domain, urls: Sequence[str]) -> None:
+    def __init__(self, client: ChainClient, domain: Domain, urls: Sequence[str], indexed: IndexedAddresses) -> None:
         self._client = client
         self._domain = domain
         self._urls = [url.rstrip("/") for url in urls]
+        self._indexed = indexed
         self._providers: dict[str, _Provider] = {}
         self._offers: dict[tuple[int, int], Offer] = {}
         self._missed: set[str] = set()
 
     @property
     def is_complete(self) -> bool:
-        """Whether every address and every offer could be read the last time."""
-        return not self._missed
+        """Whether every configured address with its offers, and every indexer, could be read the last time."""
+        return not self._missed and self._indexed.is_complete
 
     async def candidates(self) -> list[Candidate]:
         """What the chain confirms now. Raises ChainError when it cannot be asked."""
         now = (await asyncio.to_thread(self._client.head)).timestamp
-        missed = set[str]()
-        found = await asyncio.gather(*(self._behind(url, now, missed) for url in self._urls))
+        listed = [url for url in await self._indexed.urls() if url not in self._urls]
+        missed, unusable = set[str](), set[str]()
+        found = await asyncio.gather(
+            *(self._behind(url, now, missed) for url in self._urls),
+            *(self._behind(url, now, unusable) for url in listed),
+        )
         for what in sorted(missed - self._missed):
             _log.warning("not offered here for now: %s", what)
         self._missed = missed

@@ -9,7 +9,6 @@ from protocol.chain.deployments import Profile
 
 MAX_AHEAD_S = 120
 """How far a head of a real network may be ahead of this machine's clock and still be believed."""
-_DEV_NETWORKS = frozenset({"anvil"})
 
 
 class MarketClock:
@@ -30,7 +29,7 @@ class MarketClock:
     @classmethod
     def of(cls, profile: Profile) -> MarketClock:
         """The clock for a network: only development chains may move time at will."""
-        return cls(None if profile.name in _DEV_NETWORKS else MAX_AHEAD_S)
+        return cls(None if profile.is_development else MAX_AHEAD_S)
 
     def update(self, head_timestamp: int) -> bool:
         """Note the timestamp of the newest head; returns whether it is believed."""

@@ -48,6 +48,11 @@ class Profile:
         if self.finality_tag is not None and self.finality_tag not in FINALITY_TAGS:
             raise DeploymentError(f"profile.finality_tag must be one of {', '.join(FINALITY_TAGS)}")
 
+    @property
+    def is_development(self) -> bool:
+        """Whether it is a chain on somebody's own machine, where time may be moved and addresses are private."""
+        return self.name == "anvil"
+
 
 @dataclass(frozen=True, slots=True)
 class ContractRecord:

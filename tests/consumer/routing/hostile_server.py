@@ -55,7 +55,7 @@ def hostile_server() -> Iterator[HostileServer]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         found = HostileServer(f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
             yield found

@@ -13,6 +13,7 @@ from consumer.offers import terms_to_json
 from consumer.routing import fetching
 from consumer.routing.catalogue import Candidate, Catalogue
 from consumer.routing.chain_source import ChainOffers
+from consumer.routing.indexed_addresses import IndexedAddresses
 from consumer.routing.limits import Limits
 from consumer.routing.settings import LimitSettings
 from protocol.chain.client import ChainClient
@@ -28,6 +29,7 @@ from tests.support.provider_stack import make_offer
 
 STAKE = 10_000 * ETHER
 NODE, PLAIN_NODE, STRANGER = (Signer(bytes([number]) * 32) for number in (0x31, 0x32, 0x33))
+NOBODY = IndexedAddresses([], may_be_private=True)
 _numbers = itertools.count()
 
 
@@ -96,7 +98,7 @@ class Shop:
         return Reply(json.dumps({"terms": terms_to_json(terms), "document": self.document}).encode())
 
     def source(self) -> ChainOffers:
-        return ChainOffers(self.market.client, self.market.domain, [self.server.url + "/"])
+        return ChainOffers(self.market.client, self.market.domain, [self.server.url + "/"], NOBODY)
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +327,7 @@ async def test_silent_server__does_not_keep_the_others(
     monkeypatch.setattr(fetching, "TIMEOUT_S", 1.0)
     plain.server.replies["/v1/provider"] = Reply(is_silent=True)
     plain.server.replies["/healthz"] = Reply(is_silent=True)
-    source = ChainOffers(shop.market.client, shop.market.domain, [plain.server.url, shop.server.url])
+    source = ChainOffers(shop.market.client, shop.market.domain, [plain.server.url, shop.server.url], NOBODY)
     assert [each.provider for each in await listed(source)] == [shop.provider]
     assert not source.is_complete
 
@@ -346,7 +348,7 @@ async def test_claim_to_be_another_provider__its_metadata_is_missing(plain: Shop
 
 async def test_chain_away__the_catalogue_keeps_what_it_has(shop: Shop, market: LiveMarket) -> None:
     with ChainClient([market.node.url], market.client.deployment) as client:
-        source = ChainOffers(client, market.domain, [shop.server.url])
+        source = ChainOffers(client, market.domain, [shop.server.url], NOBODY)
         catalogue = Catalogue([source])
         await catalogue.refresh()
         client.close()
