@@ -12,6 +12,7 @@ import typer
 
 from indexer.config import IndexerConfig
 from indexer.exceptions import EndpointsDisagree, IndexerError, StoreError, VerifyFailed
+from indexer.metrics import WriterMetrics
 from indexer.session import Session, open_database
 from indexer.store import cursor
 from indexer.sync.follower import Progress
@@ -69,7 +70,15 @@ def run(config: ConfigOption) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     with _errors(), Session(IndexerConfig.load(config)) as session:
-        follower = session.follower(_Shown())
+        shown, metrics = _Shown(), WriterMetrics(session.endpoints)
+
+        def report(progress: Progress) -> None:
+            shown(progress)
+            metrics.report(progress)
+
+        follower = session.follower(report)
+        if session.config.metrics_port is not None:
+            metrics.serve(session.config.metrics_port)
         while not stopped.is_set():
             try:
                 follower.step()

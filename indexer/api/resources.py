@@ -1,6 +1,6 @@
 """What the API serves: the one description from which REST routes, OpenAPI, GraphQL types and paging are made.
 
-To add a table, add a `Resource` to `RESOURCES`.
+A table that is not described here is served under its name and an "s", filtered and ordered by its key alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from functools import cached_property
 
 from indexer.api.columns import Column, columns_of
 from indexer.store.shapes import Model, shape_of
-from indexer.store.tables import RawLog, UnknownEvent, escrow, params, registry, staking, tokens
+from indexer.store.tables import EVENTS, STATES, RawLog, UnknownEvent, escrow, params, registry, staking, tokens
+from indexer.store.tables.event import EventRow
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ _OF_PROVIDER = {"provider": "provider"}
 _OF_LEASE = {"lease_id": "lease_id"}
 _TO_LEASE = {"lease": Link("leases", _OF_LEASE)}
 
-RESOURCES: tuple[Resource, ...] = (
+_DESCRIBED: tuple[Resource, ...] = (
     Resource(
         *("providers", "provider", registry.Provider),
         filters=("owner", "node_key", "is_registered", "registered_at"),
@@ -179,4 +180,10 @@ RESOURCES: tuple[Resource, ...] = (
     ),
     Resource("unknown_events", "unknown_event", UnknownEvent, filters=("address", "last_block")),
 )
+_PLAIN = tuple(
+    Resource(f"{name}s", name, model, newest_first=issubclass(model, EventRow))
+    for model, name in ((model, shape_of(model).name) for model in (*STATES, *EVENTS))
+    if model not in {resource.model for resource in _DESCRIBED}
+)
+RESOURCES = _DESCRIBED + _PLAIN
 BY_NAME: Mapping[str, Resource] = {resource.name: resource for resource in RESOURCES}

@@ -22,12 +22,14 @@ class _Node:
     longest_rest_s: float
     failures: int = 0
     rests_until: float = field(default=0.0)
+    failed_ever: int = 0
 
     def worked(self) -> None:
         self.failures, self.rests_until = 0, 0.0
 
     def failed(self) -> None:
         self.failures += 1
+        self.failed_ever += 1
         self.rests_until = time.monotonic() + min(0.25 * 2 ** min(self.failures, 16), self.longest_rest_s)
 
 
@@ -59,6 +61,11 @@ class Endpoints:
         self._threads.shutdown(cancel_futures=True)
         for node in self._nodes:
             node.pool.close()
+
+    @property
+    def failures(self) -> list[int]:
+        """How often each endpoint failed since the start, in the order of the addresses."""
+        return [node.failed_ever for node in self._nodes]
 
     @property
     def majority(self) -> int:
