@@ -23,7 +23,7 @@ import docker
 from docker.errors import DockerException
 from requests.exceptions import RequestException
 
-from provider.sandbox import log_pipes, processes, reaping
+from provider.sandbox import gvisor_start, processes, reaping
 from provider.sandbox.errors import DaemonError, SetupError
 from provider.sandbox.gpus import NVPROXY, find_gpus, runtime_of
 from provider.sandbox.paths import SandboxPaths
@@ -122,8 +122,8 @@ class Daemon:
         self._make_folders()
         self.paths.config.write_text(json.dumps(self.settings(), indent=2) + "\n")
         if runsc := find_runsc(self.paths):
-            self.paths.logged_runsc.write_text(log_pipes.script(runsc, self.paths.share))
-            self.paths.logged_runsc.chmod(0o755)
+            self.paths.gvisor_start.write_text(gvisor_start.script(runsc, self.paths.share))
+            self.paths.gvisor_start.chmod(0o755)
         dockerd = find_program("dockerd")
         if dockerd is None:
             raise SetupError(f"dockerd is not installed; {_REMEDY}")
@@ -153,7 +153,7 @@ class Daemon:
         runsc = find_runsc(self.paths)
         flags = [*_GVISOR_FLAGS, *([_NO_DIRECT_FILES] if runsc and knows(runsc, _NO_DIRECT_FILES) else [])]
         runtimes: dict[str, dict[str, Any]] = {
-            tier.runtime: {"path": str(self.paths.logged_runsc), "runtimeArgs": [*flags, f"--platform={platform}"]}
+            tier.runtime: {"path": str(self.paths.gvisor_start), "runtimeArgs": [*flags, f"--platform={platform}"]}
             for tier, platform in _PLATFORMS.items()
         }
         for tier in _PLATFORMS:

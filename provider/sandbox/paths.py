@@ -1,6 +1,6 @@
 """Where the sandbox keeps things.
 
-state/              root's: daemon.json, owner, logged-runsc
+state/              root's: daemon.json, owner, gvisor-start
 state/data/         the daemon's data-root: images, container layers
 run/                exec-root, pid file and socket of the daemon, share/ of the worker; gone after a reboot
 cache/              what can be made again: bin/runsc, images/
@@ -84,9 +84,9 @@ class SandboxPaths:
         return self.run / "docker.sock"
 
     @property
-    def logged_runsc(self) -> Path:
-        """What the daemon starts in gVisor's place, see log_pipes."""
-        return self.state / "logged-runsc"
+    def gvisor_start(self) -> Path:
+        """What the daemon starts in gVisor's place, see gvisor_start."""
+        return self.state / "gvisor-start"
 
     @property
     def runsc(self) -> Path:

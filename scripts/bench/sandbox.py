@@ -1,9 +1,10 @@
 """What the sandbox costs an engine: the same work in a bare process, under runc and under gVisor.
 
 All on the default model, greedy, with the same prompts and as many tokens for each, one request at a time, and 8 at
-once. Every engine is measured at its socket, through the host's client; rounds of all take turns, so that a passing
-load hits all. A start is from the asking until the engine is ready, its model loaded. A warm job is a program handed to
-a container that was started ahead, from the asking until its results are there.
+once. Every engine is measured at its socket, through the host's client. One runs at a time, after 8 answers that count
+for nothing; rounds of all take turns, so that a passing load hits all. A start is from the asking until the engine is
+ready, its model loaded. A warm job is a program handed to a container that was started ahead, from the asking until its
+results are there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from provider.backend import Done, GenerationRequest, Prompt
@@ -36,7 +37,8 @@ from scripts.bench import Report
 from scripts.default_model import default_model
 
 THREADS, PARALLEL, CONTEXT, TOKENS = 2, 8, 512, 96
-ROUNDS, JOBS = 3, 7
+ROUNDS, JOBS = 4, 7
+SETTLE_S = 1.0
 BARE = "bare"
 QUESTIONS = [f"Tell me a long story about {subject}." for subject in ("a river", "bread", "the sea", "rust")]
 JOB = b"""
@@ -146,18 +148,11 @@ async def _measure(paths: SandboxPaths, tiers: list[Tier]) -> dict[str, _Figures
     model = default_model()
     for _ in range(ROUNDS):
         for name, host in hosts.items():
-            async with _engine(model, host, found[name].starts_s):
-                pass
-    async with AsyncExitStack() as stack:
-        engines = {name: await stack.enter_async_context(_engine(model, host, [])) for name, host in hosts.items()}
-        for name, engine in engines.items():
-            await _parallel(engine, found[name])
-            await _sequential(engine, _Figures())
-            found[name].parallel_rates.clear()
-        for _ in range(ROUNDS):
-            for name, engine in engines.items():
+            async with _engine(model, host, found[name].starts_s) as engine:
+                await _parallel(engine, _Figures())
                 await _sequential(engine, found[name])
                 await _parallel(engine, found[name])
+            await asyncio.sleep(SETTLE_S)
     return found
 
 

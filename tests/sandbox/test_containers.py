@@ -1,6 +1,7 @@
 """Containers under the policy: the engine runs in each tier, limits hold, owners and orphans are told apart."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from provider.engine import frames
-from provider.sandbox import containers
+from provider.sandbox import containers, processes
 from provider.sandbox.containers import Job
 from provider.sandbox.errors import ContainerError
 from provider.sandbox.image.interpreter import program
@@ -222,9 +223,20 @@ def sleeping(sandbox: Sandbox) -> tuple[str, list[str]]:
     return sandbox.image.image_id, SLEEP
 
 
-def test_killed_containers_leave_no_process(sandbox: Sandbox) -> None:
-    from provider.sandbox import processes
+@pytest.mark.parametrize("tier", PRODUCTION_TIERS)
+def test_all_of_gvisor_is_batch_work(sandbox: Sandbox, tier: Tier) -> None:
+    """Its own threads do not take the processor from the guest's."""
+    with containers.running(sandbox.client, tier, Job("test", *sleeping(sandbox))) as container:
+        container.reload()
+        group = processes.control_groups(int(container.attrs["State"]["Pid"]))
+        found = [pid for pid in processes.all_pids() if processes.control_groups(pid) == group]
+        threads = [int(each.name) for pid in found for each in Path(f"/proc/{pid}/task").iterdir()]
+        assert {os.sched_getscheduler(each) for each in threads} == {
+            os.SCHED_BATCH if tier.is_gvisor else os.SCHED_OTHER
+        }
 
+
+def test_killed_containers_leave_no_process(sandbox: Sandbox) -> None:
     for tier in PRODUCTION_TIERS:
         with containers.running(sandbox.client, tier, Job("test", *sleeping(sandbox))) as container:
             container.reload()
