@@ -3,7 +3,8 @@
 from indexer.decode.decoder import Event
 from indexer.derive.handlers import on
 from indexer.store.rows import Rows
-from indexer.store.shapes import Row
+from indexer.store.shapes import Key, Model, Row
+from indexer.store.tables.daily import DAY_S, DailyUsage
 from indexer.store.tables.escrow import (
     Account,
     Collection,
@@ -40,6 +41,28 @@ def _fee(rows: Rows, token: bytes) -> Row:
     return rows.ensure(Fee, token, pending=0, to_stakers=0, to_treasury=0)
 
 
+def _daily(rows: Rows, event: Event, lease: Row) -> Row:
+    return rows.ensure(
+        DailyUsage,
+        *_daily_key(event, lease),
+        token=lease["token"],
+        **dict.fromkeys(("volume", "fees", "disowned_fees", "refunded"), 0),
+        **dict.fromkeys(("settlements", "leases_opened", "leases_released"), 0),
+    )
+
+
+def _daily_key(event: Event, lease: Row) -> Key:
+    return event.log.block_time // DAY_S, lease["provider"], lease["offer_id"], lease["version"]
+
+
+def _sums_of_lease(event: Event, rows: Rows) -> list[tuple[Model, Key]]:
+    """The day's sums and the provider's earnings of a lease that was opened in an earlier batch."""
+    lease = rows.find(Lease, event.args["lease_id"])
+    if lease is None:
+        return []
+    return [(DailyUsage, _daily_key(event, lease)), (Earning, (lease["provider"], lease["token"]))]
+
+
 @on("LeaseEscrow", "TokenAdmitted", lambda e: [(PaymentToken, (e.args["token"],))])
 def token_admitted(event: Event, rows: Rows) -> None:
     rows.ensure(PaymentToken, event.args["token"], is_listed=True)["token_id"] = event.args["token_id"]
@@ -74,6 +97,8 @@ def withdrawn(event: Event, rows: Rows) -> None:
         (LeaseNonce, (e.args["owner"],)),
         (Account, (e.args["owner"], e.args["token"])),
         (Offer, (e.args["provider"], e.args["offer_id"])),
+        (DailyUsage, _daily_key(e, e.args)),
+        (Earning, (e.args["provider"], e.args["token"])),
     ],
 )
 def lease_opened(event: Event, rows: Rows) -> None:
@@ -92,6 +117,7 @@ def lease_opened(event: Event, rows: Rows) -> None:
         opened_at=event.log.block_time,
         closes_at=args["expiry"] + args["close_delay"],
     )
+    _daily(rows, event, args)["leases_opened"] += 1
 
 
 @on("LeaseEscrow", "NonceBumped", lambda e: [(LeaseNonce, (e.args["owner"],))])
@@ -108,10 +134,14 @@ def lease_topped_up(event: Event, rows: Rows) -> None:
     rows.add(LeaseTopUp, event.log, **args)
 
 
-@on("LeaseEscrow", "LeaseClosed", lambda e: [(Lease, (e.args["lease_id"],))])
+@on("LeaseEscrow", "LeaseClosed", lambda e: [(Lease, (e.args["lease_id"],))], _sums_of_lease)
 def lease_closed(event: Event, rows: Rows) -> None:
     args = event.args
     lease = rows.change(Lease, args["lease_id"])
+    by_provider = args["caller"] != lease["owner"]
+    is_broken_off = by_provider and not lease["is_closing"] and event.log.block_time < lease["expiry"]
+    if is_broken_off or (args["revoked"] and not lease["is_revoked"]):
+        _daily(rows, event, lease)["disowned_fees"] += lease["fees"]
     lease["closes_at"] = args["closes_at"]
     lease["is_closing"] = True
     lease["is_revoked"] = lease["is_revoked"] or args["revoked"]
@@ -125,12 +155,13 @@ def lease_closed(event: Event, rows: Rows) -> None:
     )
 
 
-@on("LeaseEscrow", "LeaseReleased", lambda e: [(Lease, (e.args["lease_id"],))])
+@on("LeaseEscrow", "LeaseReleased", lambda e: [(Lease, (e.args["lease_id"],))], _sums_of_lease)
 def lease_released(event: Event, rows: Rows) -> None:
     args = event.args
     lease = rows.change(Lease, args["lease_id"])
     lease["deposit"] -= args["amount"]
     lease["is_released"] = True
+    _daily(rows, event, lease)["leases_released"] += 1
     rows.change(Offer, lease["provider"], lease["offer_id"])["active_leases"] -= 1
     _account(rows, args["owner"], lease["token"])["balance"] += args["amount"]
     rows.add(LeaseRelease, event.log, **args)
@@ -141,7 +172,7 @@ def leases_ended(event: Event, rows: Rows) -> None:
     rows.change(Provider, event.args["provider"])["leases_end"] = event.args["ends_at"]
 
 
-@on("LeaseEscrow", "VoucherSettled", lambda e: [(Lease, (e.args["lease_id"],))])
+@on("LeaseEscrow", "VoucherSettled", lambda e: [(Lease, (e.args["lease_id"],))], _sums_of_lease)
 def voucher_settled(event: Event, rows: Rows) -> None:
     args = event.args
     lease = rows.change(Lease, args["lease_id"])
@@ -149,6 +180,12 @@ def voucher_settled(event: Event, rows: Rows) -> None:
     lease["fees"] += args["fee"]
     _fee(rows, lease["token"])["pending"] += args["fee"]
     _earning(rows, lease["provider"], lease["token"])["uncollected"] += args["paid"] - args["fee"]
+    daily = _daily(rows, event, lease)
+    daily["settlements"] += 1
+    daily["volume"] += args["paid"]
+    daily["fees"] += args["fee"]
+    if lease["is_revoked"]:
+        daily["disowned_fees"] += args["fee"]
     rows.add(Settlement, event.log, **args)
 
 
@@ -220,6 +257,7 @@ def pot_paid(event: Event, rows: Rows) -> None:
     lease = rows.change(Lease, pot["lease_id"])
     lease["frozen"] -= pot["amount"]
     lease["refunded"] += args["to_consumer"]
+    _daily(rows, event, lease)["refunded"] += args["to_consumer"]
     earning = _earning(rows, pot["provider"], pot["token"])
     earning["frozen"] -= pot["amount"]
     earning["uncollected"] += args["to_provider"]
@@ -227,11 +265,12 @@ def pot_paid(event: Event, rows: Rows) -> None:
     _account(rows, args["owner"], pot["token"])["balance"] += args["to_consumer"]
 
 
-@on("LeaseEscrow", "Refunded", lambda e: [(Lease, (e.args["lease_id"],))])
+@on("LeaseEscrow", "Refunded", lambda e: [(Lease, (e.args["lease_id"],))], _sums_of_lease)
 def refunded(event: Event, rows: Rows) -> None:
     args = event.args
     lease = rows.change(Lease, args["lease_id"])
     lease["refunded"] += args["amount"]
+    _daily(rows, event, lease)["refunded"] += args["amount"]
     earning = _earning(rows, lease["provider"], lease["token"])
     earning["uncollected"] -= args["amount"]
     earning["refunded"] += args["amount"]

@@ -4,13 +4,14 @@ from indexer.decode.decoder import Event
 from indexer.derive.handlers import on
 from indexer.store.rows import Rows
 from indexer.store.tables.escrow import PaymentToken
-from indexer.store.tables.params import Parameter, Role
+from indexer.store.tables.params import Parameter, ParameterChange, Role
 
 
 @on("Params", "ParameterChanged", lambda e: [(Parameter, (e.args["key"],))])
 def parameter_changed(event: Event, rows: Rows) -> None:
     newest = {"value": event.args["new_value"], "changed_at": event.log.block_time}
     rows.ensure(Parameter, event.args["key"]).update(newest)
+    rows.add(ParameterChange, event.log, **event.args)
 
 
 @on("Params", "TokenListingChanged", lambda e: [(PaymentToken, (e.args["token"],))])

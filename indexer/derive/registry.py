@@ -3,7 +3,18 @@
 from indexer.decode.decoder import Event
 from indexer.derive.handlers import on
 from indexer.store.rows import Rows
-from indexer.store.tables.registry import Anchor, AnchorSkip, LatestAnchor, NodeKey, Offer, OfferVersion, Provider
+from indexer.store.tables.daily import DAY_S, DailyAnchor
+from indexer.store.tables.registry import (
+    Anchor,
+    AnchorSkip,
+    Deregistration,
+    LatestAnchor,
+    NodeKey,
+    Offer,
+    OfferSwitch,
+    OfferVersion,
+    Provider,
+)
 
 FOREVER = 2**40 - 1
 _TERMS = (
@@ -65,18 +76,28 @@ def offer_updated(event: Event, rows: Rows) -> None:
 @on("Registry", "OfferOpenChanged", lambda e: [(Offer, (e.args["provider"], e.args["offer_id"]))])
 def offer_open_changed(event: Event, rows: Rows) -> None:
     rows.change(Offer, event.args["provider"], event.args["offer_id"])["is_open"] = event.args["is_open"]
+    rows.add(OfferSwitch, event.log, **event.args)
 
 
 @on("Registry", "ProviderDeregistered", lambda e: [(Provider, (e.args["provider"],))])
 def provider_deregistered(event: Event, rows: Rows) -> None:
     rows.change(Provider, event.args["provider"])["is_registered"] = False
+    rows.add(Deregistration, event.log, **event.args)
 
 
-@on("UsageAnchor", "Anchored", lambda e: [(LatestAnchor, (e.args["provider"],))])
+@on(
+    "UsageAnchor",
+    "Anchored",
+    lambda e: [
+        (LatestAnchor, (e.args["provider"],)),
+        (DailyAnchor, (e.log.block_time // DAY_S, e.args["provider"])),
+    ],
+)
 def anchored(event: Event, rows: Rows) -> None:
     args = event.args
     newest = {"count": args["count"], "root": args["root"], "anchored_at": event.log.block_time}
     rows.ensure(LatestAnchor, args["provider"]).update(newest)
+    rows.ensure(DailyAnchor, event.log.block_time // DAY_S, args["provider"], anchors=0)["anchors"] += 1
     rows.add(Anchor, event.log, **args)
 
 

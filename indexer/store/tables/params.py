@@ -3,6 +3,7 @@
 from sqlmodel import SQLModel
 
 from indexer.store.columns import binary, number, text, uint256
+from indexer.store.tables.event import EventRow
 
 
 class Parameter(SQLModel, table=True):
@@ -25,4 +26,15 @@ class Role(SQLModel, table=True):
     holder: bytes = binary()
 
 
+class ParameterChange(EventRow, table=True):
+    """A change of a parameter; the first ones are of the deployment."""
+
+    __tablename__ = "parameter_change"
+
+    key: int = number()
+    old_value: int = uint256()
+    new_value: int = uint256()
+
+
 STATES = (Parameter, Role)
+EVENTS = (ParameterChange,)

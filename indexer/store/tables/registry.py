@@ -70,6 +70,25 @@ class OfferVersion(EventRow, table=True):
     max_active: int = number()
 
 
+class OfferSwitch(EventRow, table=True):
+    """An offer was opened or paused."""
+
+    __tablename__ = "offer_switch"
+
+    provider: int = number()
+    offer_id: int = number()
+    is_open: bool = flag()
+
+
+class Deregistration(EventRow, table=True):
+    """A provider's end: its offers can no longer be leased."""
+
+    __tablename__ = "deregistration"
+
+    provider: int = number()
+    owner: bytes = binary()
+
+
 class LatestAnchor(SQLModel, table=True):
     """The anchor in force."""
 
@@ -104,4 +123,4 @@ class AnchorSkip(EventRow, table=True):
 
 
 STATES = (Provider, NodeKey, Offer, LatestAnchor)
-EVENTS = (OfferVersion, Anchor, AnchorSkip)
+EVENTS = (OfferVersion, OfferSwitch, Deregistration, Anchor, AnchorSkip)
