@@ -37,7 +37,7 @@ from scripts.bench import Report
 from scripts.default_model import default_model
 
 THREADS, PARALLEL, CONTEXT, TOKENS = 2, 8, 512, 96
-ROUNDS, JOBS = 4, 7
+ROUNDS, JOBS = 3, 7
 SETTLE_S = 1.0
 BARE = "bare"
 QUESTIONS = [f"Tell me a long story about {subject}." for subject in ("a river", "bread", "the sea", "rust")]
