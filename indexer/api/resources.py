@@ -11,7 +11,19 @@ from functools import cached_property
 
 from indexer.api.columns import Column, columns_of
 from indexer.store.shapes import Model, shape_of
-from indexer.store.tables import EVENTS, STATES, RawLog, UnknownEvent, escrow, params, registry, staking, tokens
+from indexer.store.tables import (
+    EVENTS,
+    STATES,
+    RawLog,
+    UnknownEvent,
+    daily,
+    documents,
+    escrow,
+    params,
+    registry,
+    staking,
+    tokens,
+)
 from indexer.store.tables.event import EventRow
 
 
@@ -32,6 +44,7 @@ class Resource:
     """A table under a name in the plural. Its key and `filters` can be filtered by, numbers with `_min` and `_max` too.
 
     Rows can be had in the order of their key or of one of `sorts`, both ways; `newest_first` turns the default order.
+    Those of a cache change without a new block, too.
     """
 
     name: str
@@ -40,6 +53,7 @@ class Resource:
     filters: tuple[str, ...] = ()
     sorts: tuple[str, ...] = ()
     newest_first: bool = False
+    is_cache: bool = False
     links: Mapping[str, Link] = field(default_factory=dict)
 
     @cached_property
@@ -104,6 +118,8 @@ _DESCRIBED: tuple[Resource, ...] = (
             "latest_anchor": Link("latest_anchors", _OF_PROVIDER),
             "earnings": Link("earnings", _OF_PROVIDER),
             "stake": Link("stakes", {"account": "owner"}),
+            "document": Link("provider_documents", {"digest": "metadata_digest"}),
+            "daily_usage": Link("daily_usage", _OF_PROVIDER),
         },
     ),
     Resource("node_keys", "node_key", registry.NodeKey, filters=("provider", "valid_from", "valid_until")),
@@ -113,6 +129,7 @@ _DESCRIBED: tuple[Resource, ...] = (
         sorts=("min_deposit", "active_leases"),
         links={
             "offered_by": Link("providers", _OF_PROVIDER),
+            "document": Link("offer_documents", {"terms_digest": "terms_digest"}),
             "leases": Link("leases", {"provider": "provider", "offer_id": "offer_id"}),
             "versions": Link("offer_versions", {"provider": "provider", "offer_id": "offer_id"}),
         },
@@ -178,6 +195,18 @@ _DESCRIBED: tuple[Resource, ...] = (
         filters=("block_number", "block_time", "log_index", "address", "topic0", "topic1", "topic2", "orphaned"),
         newest_first=True,
     ),
+    Resource(
+        *("provider_documents", "provider_document", documents.ProviderDocument),
+        filters=("provider", "tier", "region", "expires_at"),
+        is_cache=True,
+    ),
+    Resource(
+        *("offer_documents", "offer_document", documents.OfferDocument),
+        filters=("kind", "token", "model", "fingerprint", "price_in", "price_out", "tier", "region"),
+        sorts=("price_in", "price_out"),
+        is_cache=True,
+    ),
+    Resource(*("daily_usage", "daily_usage_of_offer", daily.DailyUsage), filters=("token",), newest_first=True),
     Resource("unknown_events", "unknown_event", UnknownEvent, filters=("address", "last_block")),
 )
 _PLAIN = tuple(

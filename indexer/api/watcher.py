@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class Watcher:
-    """`run` keeps `indexed` at what the writer committed last; None before anything was read."""
+    """`run` keeps `indexed` at what the writer committed last; None while it is not known."""
 
     def __init__(self, reader: Reader, pages: Pages, wait_s: float = WAIT_S) -> None:
         self.indexed: Indexed | None = None
@@ -41,6 +41,7 @@ class Watcher:
                         self._changed.set()
                         self._changed = asyncio.Event()
             except ApiError as error:
+                self.indexed = None
                 if error.code != fault:
                     fault = error.code
                     _log.warning("the indexed block is not known: %s", error)

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from indexer.api.watcher import WAIT_S
+from indexer.session import Session
+from indexer.store.shapes import shape_of
+from indexer.store.tables.documents import ProviderDocument
 from tests.indexer.api.served import Served, serving
 from tests.indexer.market import Market
 
@@ -48,6 +51,22 @@ def test_etag__replaced_block_of_the_same_number__changes(served: Served) -> Non
     after = served.client.get("/v1/token_transfers", headers={"If-None-Match": before.headers["etag"]})
     assert after.status_code == 200
     assert (before.json()["data"][0]["amount"], after.json()["data"][0]["amount"]) == ("1", "2")
+
+
+def test_cache__row_without_a_new_block__is_seen_at_once(served: Served) -> None:
+    shape = shape_of(ProviderDocument)
+    row = (b"\x05" * 32, 1, b"\x06" * 20, 1, 2, None, "cpu", "eu", "{}", 3)
+    assert len(row) == len(shape.columns)
+    before = served.client.get("/v1/provider_documents", headers={"If-None-Match": "*"})
+    assert (before.status_code, before.json()["data"]) == (200, [])
+    assert "etag" not in before.headers
+    with Session(served.config) as session:
+        with session.database.transaction():
+            session.database.insert(shape, [row])
+        found = served.client.get("/v1/provider_documents").json()["data"]
+        with session.database.transaction():
+            session.database.delete(shape, [row[:1]])
+    assert [each["digest"] for each in found] == ["0x" + "05" * 32]
 
 
 def test_min_block__indexed_meanwhile__reads_own_write(served: Served) -> None:
