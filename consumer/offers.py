@@ -1,6 +1,5 @@
 """A provider's offer as the consumer sees it: fetched from the provider, believed as far as the chain confirms it."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,11 @@ from consumer.exceptions import OfferMismatch, ProviderFailed
 from consumer.tls import verification, wrong_key
 from protocol.chain.client import ChainClient
 from protocol.chain.views import LeaseOffer
-from protocol.documents import DocumentType, check_document, check_terms_document, model_fingerprint
-from protocol.exceptions import ProtocolError
+from protocol.documents import model_fingerprint
+from protocol.exceptions import InvalidDocument
+from protocol.offer_text import MAX_OFFER_BYTES, parse_offer
 from protocol.typed_data import Terms, hash_struct
 
-MAX_OFFER_BYTES = 64 * 1024
 TIMEOUT_S = 20.0
 
 
@@ -51,16 +50,6 @@ class Offer:
         return str(self.document["model"]["engine"]["name"])
 
 
-def terms_to_json(terms: Terms) -> dict[str, Any]:
-    """Terms as JSON values: bytes as 0x-hex."""
-    return {name: "0x" + value.hex() if isinstance(value, bytes) else value for name, value in terms.as_dict().items()}
-
-
-def terms_from_json(content: dict[str, Any]) -> Terms:
-    """The reverse of `terms_to_json`. Raises InvalidField, KeyError, ValueError."""
-    return Terms.from_dict({**content, "docHash": bytes.fromhex(str(content["docHash"]).removeprefix("0x"))})
-
-
 def fetch_offer(client: ChainClient, endpoint: Endpoint, provider: int, offer_id: int) -> Offer:
     """The current version of an offer. Raises OfferMismatch, ProviderFailed, ChainError."""
     on_chain, node_key = client.read([client.reads.offer(provider, offer_id), client.reads.node_key(provider)])
@@ -73,13 +62,9 @@ def fetch_offer(client: ChainClient, endpoint: Endpoint, provider: int, offer_id
 def read_offer(text: bytes, provider: int, offer_id: int, on_chain: LeaseOffer, node_key: str) -> Offer:
     """What a provider shows as its offer, if it is the one on chain. Raises OfferMismatch."""
     try:
-        content = json.loads(text)
-        terms = terms_from_json(content["terms"])
-        document = content["document"]
-        check_document(DocumentType.TERMS, document)
-        check_terms_document(terms, document)
-    except (KeyError, TypeError, ValueError, RecursionError, ProtocolError) as error:
-        raise OfferMismatch(f"offer {offer_id} of provider {provider} is malformed: {error}") from error
+        terms, document = parse_offer(text)
+    except InvalidDocument as error:
+        raise OfferMismatch(f"offer {offer_id} of provider {provider}: {error}") from error
     offer = Offer(provider, offer_id, on_chain.version, terms, document, node_key)
     if offer.digest != on_chain.terms_digest:
         raise OfferMismatch(f"the terms the provider shows for offer {offer_id} are not those on chain")

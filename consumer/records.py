@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from consumer.offers import terms_from_json, terms_to_json
 from protocol.headers import RequestContext, Signed
+from protocol.offer_text import terms_from_json, terms_to_json
 from protocol.typed_data import Receipt, Terms, Voucher
 
 OWN_ENGINE = "llama.cpp"

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from indexer.config import IndexerConfig
+from indexer.documents.running import collect_beside
 from indexer.exceptions import EndpointsDisagree, IndexerError, StoreError, VerifyFailed
 from indexer.metrics import WriterMetrics
 from indexer.session import Session, open_database
@@ -25,6 +26,7 @@ app = typer.Typer(help="The chain in SQL.", no_args_is_help=True)
 
 ConfigOption = Annotated[Path, typer.Option("--config", envvar="CLAWMARKET_INDEXER", help="The indexer's TOML file.")]
 _EVERY_S = 1.0
+_END_S = 5.0
 
 
 class _Shown:
@@ -79,12 +81,16 @@ def run(config: ConfigOption) -> None:
         follower = session.follower(report)
         if session.config.metrics_port is not None:
             metrics.serve(session.config.metrics_port)
+        collecting = collect_beside(
+            session.config, session.deployment, stopped, lambda text: typer.echo(text, err=True)
+        )
         while not stopped.is_set():
             try:
                 follower.step()
             except (RpcUnavailable, MalformedAnswer, EndpointsDisagree) as error:
                 typer.echo(f"waiting: {error}", err=True)
             stopped.wait(session.config.poll_s)
+        collecting.join(_END_S)
 
 
 @app.command()

@@ -4,6 +4,7 @@ rpc = ["https://…", "https://…", "https://…"]  # three or more: then one t
 deployment = "8453.json"
 database = "postgresql:///market"               # or the path of an SQLite file
 schema = "clawmarket"                           # Postgres alone: where the tables are
+providers = ["https://…"]                       # providers that are asked for their metadata when nobody knows them yet
 poll_s = 0.5                                    # how often the head is asked for, in seconds
 metrics_port = 9480                             # of `run` on 127.0.0.1; without it there is none
 
@@ -44,6 +45,7 @@ class IndexerConfig(BaseModel):
     deployment: Annotated[Path, AfterValidator(_beside_the_file)]
     database: Annotated[str, AfterValidator(_database)] = "indexer.sqlite"
     schema_name: str = Field(default="clawmarket", alias="schema", pattern=r"^[a-z][a-z0-9_]{0,40}$")
+    providers: list[str] = Field(default_factory=list)
     poll_s: float = Field(default=0.5, gt=0, le=60)
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     api: ApiSettings = ApiSettings()

@@ -7,6 +7,7 @@ IndexerError                 `exit_code` is what the command ends with
 │   └── ForeignStore         it holds another chain or deployment, a restarted development chain among them
 ├── FinalityBroken           the chain replaced blocks that were final
 ├── EndpointsDisagree        the RPC endpoints tell different chains and none has a majority
+├── NotFetched               a document is not to be had from an address
 └── VerifyFailed             the tables differ from the raw logs or from the contracts
 """
 
@@ -50,6 +51,10 @@ class FinalityBroken(IndexerError):
 
 class EndpointsDisagree(IndexerError):
     """The RPC endpoints tell different chains."""
+
+
+class NotFetched(IndexerError):
+    """A document is not to be had from an address; the message says why, and not what came."""
 
 
 class VerifyFailed(IndexerError):

@@ -12,6 +12,7 @@ from typing import Any
 from protocol.documents import DocumentType, check_document, check_terms_document, document_digest, model_fingerprint
 from protocol.exceptions import ProtocolError
 from protocol.ids import OfferKind
+from protocol.offer_text import terms_to_json
 from protocol.sandboxes import SandboxTier
 from protocol.typed_data import Terms, hash_struct
 from provider.exceptions import ConfigError
@@ -48,7 +49,7 @@ class Offer:
 
     def to_json(self) -> str:
         """The file's text."""
-        terms = {name: "0x" + v.hex() if isinstance(v, bytes) else v for name, v in self.terms.as_dict().items()}
+        terms = terms_to_json(self.terms)
         content = {"offer_id": self.offer_id, "version": self.version, "terms": terms, "document": self.document}
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 

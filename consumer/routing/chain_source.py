@@ -19,7 +19,7 @@ import httpx
 
 from consumer.endpoints import Endpoint
 from consumer.exceptions import ConsumerError, OfferMismatch
-from consumer.offers import MAX_OFFER_BYTES, Offer, read_offer
+from consumer.offers import Offer, read_offer
 from consumer.routing.catalogue import Candidate
 from consumer.routing.fetching import fetch
 from consumer.routing.indexed_addresses import IndexedAddresses
@@ -31,6 +31,7 @@ from protocol.documents import DocumentType, check_document, open_envelope, pars
 from protocol.exceptions import InvalidDocument
 from protocol.hashing import ZERO_BYTES32
 from protocol.ids import OfferKind
+from protocol.offer_text import MAX_OFFER_BYTES
 from protocol.typed_data import Domain
 
 MAX_OFFERS = 64

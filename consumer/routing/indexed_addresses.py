@@ -5,7 +5,6 @@ registry confirms. Of several the union counts, so that all of them must leave o
 """
 
 import asyncio
-import ipaddress
 import json
 import logging
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from consumer.exceptions import ConsumerError, ProviderFailed
 from consumer.routing.fetching import fetch
 from protocol.documents import DocumentType, check_document, parse_document
 from protocol.exceptions import ProtocolError
+from protocol.public_address import is_public
 
 MAX_PROVIDERS = 256
 """Of one indexer: those with the most stake."""
@@ -85,7 +85,7 @@ class IndexedAddresses:
             found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 443)
         except (OSError, UnicodeError, ValueError):
             return False
-        return bool(found) and all(_is_public(place) for _, _, _, _, place in found)
+        return bool(found) and all(is_public(str(place[0])) for _, _, _, _, place in found)
 
 
 async def _rows(http: httpx.AsyncClient, indexer: str, resource: str, **filters: str | int) -> list[dict[str, Any]]:
@@ -108,8 +108,3 @@ def _document(envelope: str) -> dict[str, Any]:
     document: dict[str, Any] = parse_document(DocumentType.ENVELOPE, envelope.encode())["document"]
     check_document(DocumentType.PROVIDER, document)
     return document
-
-
-def _is_public(place: tuple[Any, ...]) -> bool:
-    address = ipaddress.ip_address(str(place[0]).partition("%")[0])
-    return address.is_global and not address.is_multicast

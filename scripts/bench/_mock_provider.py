@@ -18,7 +18,6 @@ from typing import Any, cast
 import httptools
 import uvloop
 
-from consumer.offers import terms_from_json
 from protocol import money
 from protocol.headers import (
     VERSION,
@@ -29,6 +28,7 @@ from protocol.headers import (
     parse_request_headers,
 )
 from protocol.merkle import ResponseRoot
+from protocol.offer_text import terms_from_json
 from protocol.signing import Signer
 from protocol.stream import StreamToken, encode_line
 from protocol.typed_data import Domain, Receipt, Terms, Voucher

@@ -53,15 +53,4 @@ class OfferDocument(SQLModel, table=True):
     fetched_at: int = number()
 
 
-class DocumentFetch(SQLModel, table=True):
-    """A document that is wanted and was not found yet: when it is asked for again, and what went wrong last."""
-
-    __tablename__ = "document_fetch"
-
-    digest: bytes = binary(key=True)
-    attempts: int = number()
-    next_at: int = number()
-    fault: str = text()
-
-
-CACHES = (ProviderDocument, OfferDocument, DocumentFetch)
+CACHES = (ProviderDocument, OfferDocument)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from consumer.offers import terms_to_json
 from consumer.routing import fetching
 from consumer.routing.catalogue import Candidate, Catalogue
 from consumer.routing.chain_source import ChainOffers
@@ -19,10 +18,11 @@ from consumer.routing.settings import LimitSettings
 from protocol.chain.client import ChainClient
 from protocol.chain.exceptions import ChainError
 from protocol.documents import document_digest, sign_envelope
+from protocol.offer_text import terms_to_json
 from protocol.signing import Signer
 from protocol.typed_data import Document, Terms
 from provider.owner import OfferLimits, Owner
-from tests.consumer.routing.hostile_server import HostileServer, Reply, hostile_server
+from tests.support.hostile_server import HostileServer, Reply, hostile_server
 from tests.support.live_market import ETHER, LiveMarket, live_market, signer_of
 from tests.support.promised import PROMISED
 from tests.support.provider_stack import make_offer

@@ -11,7 +11,7 @@ from consumer.routing import fetching
 from consumer.routing.indexed_addresses import MAX_PROVIDERS, IndexedAddresses
 from protocol.documents import sign_envelope
 from protocol.signing import Signer
-from tests.consumer.routing.hostile_server import HostileServer, Reply, hostile_server
+from tests.support.hostile_server import HostileServer, Reply, hostile_server
 from tests.support.provider_stack import DOMAIN
 
 OFFERS, STAKES = "/v1/offers?is_open=true&limit=200", "/v1/stakes?active_min=1&limit=200"

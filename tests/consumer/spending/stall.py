@@ -10,13 +10,14 @@ from typing import Any
 
 from consumer.config import ConsumerConfig
 from consumer.endpoints import Endpoint
-from consumer.offers import Offer, terms_from_json, terms_to_json
+from consumer.offers import Offer
 from consumer.records import Draft, Limits
 from consumer.session import Session
 from consumer.spending.running import Spending
 from consumer.spending.settings import LeaseSettings
 from protocol import keystore
 from protocol.money import USDC, Money
+from protocol.offer_text import terms_from_json, terms_to_json
 from protocol.signing import Signer
 from protocol.typed_data import NodeKey, Terms
 from provider.offers import make_terms

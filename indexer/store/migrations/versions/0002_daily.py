@@ -49,14 +49,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("block_number", "log_index"),
     )
     op.create_table(
-        "document_fetch",
-        sa.Column("digest", sa.LargeBinary(), nullable=False),
-        sa.Column("attempts", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("next_at", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("fault", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("digest"),
-    )
-    op.create_table(
         "offer_document",
         sa.Column("terms_digest", sa.LargeBinary(), nullable=False),
         sa.Column("kind", sa.BigInteger(), autoincrement=False, nullable=False),
