@@ -24,7 +24,6 @@ from scripts import demo
 from scripts.default_model import default_model
 from scripts.demo.chain import deploy, start_chain
 from scripts.demo.failed import DemoFailed
-from scripts.demo.indexer import Indexer
 from scripts.demo.processes import Processes
 from scripts.demo.screen import Screen
 from scripts.demo.staying import stay
@@ -100,8 +99,7 @@ def _run(screen: Screen, folder: Path, processes: Processes, arguments: argparse
     with postgres() as database, ChainClient([rpc], deployment) as client:
         client.check_deployment()
         world = World(rpc, deployment_file, client, folder, password, screen, processes, model)
-        indexer = Indexer.started(world, database)
-        gateway, books = play(world)
+        gateway, indexer, books = play(world, database)
         screen.console.print(books.table())
         books.check()
         indexed = indexer.sums(books)

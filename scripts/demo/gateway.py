@@ -11,13 +11,13 @@ from consumer.gateway.server import base_url
 from consumer.session import TOKEN_CONTRACTS, Session, new_key
 from consumer.setup import SetupPlan, set_up
 from protocol import keystore
-from scripts.demo.provider import Provider
 from scripts.demo.screen import usdc
 from scripts.demo.world import CONSUMER, SCRYPT_N, World, dev_signer, free_port
 
 DEPOSIT = 25_000_000  # USDC base units
 NAME = "gateway"
 SETTINGS = """
+indexers = ["{indexer}"]
 [gateway]
 port = {port}
 canary_s = 0  # nothing is asked and paid but the questions below
@@ -36,8 +36,8 @@ class Gateway:
     config_file: Path
 
     @classmethod
-    def set_up(cls, world: World, providers: list[Provider]) -> "Gateway":
-        """What `clawmarket gateway init` does, with settings of this run's own."""
+    def set_up(cls, world: World, indexer: str) -> "Gateway":
+        """What `clawmarket gateway init` does, with settings of this run's own; `indexer` is its address."""
         folder = world.folder / "consumer"
         keystore.save(folder / "owner.json", dev_signer(CONSUMER), world.password, scrypt_n=SCRYPT_N)
         plan = SetupPlan(
@@ -46,15 +46,14 @@ class Gateway:
             world.deployment,
             owner=folder / "owner.json",
             tokenizers=(world.model,),
-            providers=tuple(provider.endpoint for provider in providers),
             accepts_unverified=False,
         )
         done = set_up(plan, world.password)
         with done.config.open("a", encoding="utf-8") as file:
-            file.write(SETTINGS.format(port=free_port()))
+            file.write(SETTINGS.format(indexer=indexer, port=free_port()))
         found = cls(world, done.config)
         make_own_key(found.config)
-        world.screen.note(NAME, f"{done.config.name} names {len(providers)} providers; a first API key is made")
+        world.screen.note(NAME, f"{done.config.name} names the indexer and no provider; a first API key is made")
         return found
 
     @property

@@ -1,5 +1,6 @@
 """The market in SQL: Postgres, the indexer and its API, which see the same sums as the chain."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ NAME, API = "indexer", "indexer api"
 SETTINGS = """rpc = ["{rpc}"]
 deployment = "{deployment}"
 database = "{database}"
+providers = {providers}
 poll_s = 0.1
 [api]
 port = 0
@@ -58,17 +60,22 @@ class Indexer:
     url: str
 
     @classmethod
-    def started(cls, world: World, database: str) -> "Indexer":
-        """`database` is an empty one's address."""
+    def started(cls, world: World, database: str, providers: list[str]) -> "Indexer":
+        """`database` is an empty one's address, `providers` are those of workers that answer."""
         config = world.folder / "indexer.toml"
-        config.write_text(
-            SETTINGS.format(rpc=world.rpc, deployment=world.deployment, database=database), encoding="utf-8"
-        )
+        places = {"rpc": world.rpc, "deployment": world.deployment, "database": database}
+        config.write_text(SETTINGS.format(**places, providers=json.dumps(providers)), encoding="utf-8")
         _start(world, NAME, "run", config, r"block (\d+) of")
         url = _start(world, API, "serve", config, r"listening on (http://\S+)")
         found = cls(world, url)
         world.screen.note(NAME, f"indexer {world.processes.pid(NAME)} fills Postgres; its API answers on {url}/v1")
         return found
+
+    def wait_for_documents(self, count: int) -> None:
+        """Until it has the metadata of so many providers, and their terms, which may be the same."""
+        wait_for("the indexing of metadata", lambda: len(self._rows("provider_documents")) >= count)
+        wait_for("the indexing of terms", lambda: len(self._rows("offer_documents")) > 0)
+        self.world.screen.note(NAME, f"has the metadata and the terms of {count} providers, as the registry names them")
 
     def sums(self, books: Books) -> Sums:
         """Once everything up to the chain's head is in the tables."""

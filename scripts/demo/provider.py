@@ -10,8 +10,10 @@ from consumer.offers import fetch_offer
 from protocol import keystore
 from protocol.sandboxes import SandboxTier
 from protocol.signing import Signer
+from provider.config import load_config
 from provider.enrolment import Enrolment, EnrolmentPlan, enrol
 from provider.owner import Owner
+from provider.publishing import publish
 from provider.sandbox.serving import find_sandbox
 from scripts.default_model import NAME
 from scripts.demo.chain import STAKE_CLAW
@@ -36,6 +38,8 @@ anchor_s = 0
 gas_multiple = 0
 [operations]
 port = 0
+[metadata]
+urls = ["http://127.0.0.1:{port}"]
 """
 
 
@@ -76,7 +80,7 @@ class Provider:
 
     @classmethod
     def enrolled(cls, world: World, account: int) -> "Provider":
-        """Stake, node key, offer, configuration, and ether for the worker's transactions."""
+        """Stake, node key, offer, configuration, metadata, and ether for the worker's transactions."""
         owner, folder, port = dev_signer(account), world.folder / f"owner-{account}", free_port()
         folder.mkdir()
         keystore.save(folder / "owner.json", owner, world.password, scrypt_n=SCRYPT_N)
@@ -98,6 +102,7 @@ class Provider:
             SETTINGS.format(rpc=world.rpc, deployment=world.deployment, id=enrolment.provider, port=port),
             encoding="utf-8",
         )
+        publish(load_config(enrolment.config), folder / "owner.json", world.password, lines.append)
         with world.sender("treasury", dev_signer(TREASURY)) as sender:
             sender.execute(f"operator-{account}", enrolment.operator, value=10 * ETHER, timeout=30)
         found = cls(world, owner, enrolment, port)
