@@ -78,7 +78,7 @@ def test_demo__every_worker_runs_in_the_sandbox_that_its_terms_promise(
     kept: tuple[subprocess.Popen[bytes], Path],
 ) -> None:
     output = kept[1].read_text()
-    promised = dict(re.findall(r"(provider \d).* published offer \d+: \S+ in the sandbox (\S+)", output))
+    promised = dict(re.findall(r"(provider \d).* published offer \d+: \S+ in the sandbox ([a-z-]+)", output))
     found = re.findall(r"(provider \d) .*inside (\S+) as its terms promise", output)
     assert promised.keys() == {"provider 1", "provider 2"}
     assert len(found) == 3  # the killed one starts anew
