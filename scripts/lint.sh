@@ -20,7 +20,7 @@ vyper_contracts() { # a warning counts as an error
 }
 
 locks() { # locks hold versions and digests, never where things were fetched
-  ! grep -nE '://|^-|"resolved"' requirements/*.txt && ! grep -n '"resolved"' package-lock.json
+  ! grep -nE '://|^-|"resolved"' requirements/*.txt && ! grep -n '"resolved"' package-lock.json scripts/bench/ponder/package-lock.json
 }
 
 shell_syntax() {

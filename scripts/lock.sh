@@ -22,4 +22,6 @@ done
 for name in uv litellm; do
   .uv/bin/uv pip compile "${common[@]}" --generate-hashes "requirements/$name.in" --output-file "requirements/$name.txt"
 done
-npm install --package-lock-only --ignore-scripts --no-audit --no-fund
+for folder in . scripts/bench/ponder; do
+  npm install --prefix "$folder" --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund
+done
