@@ -14,20 +14,7 @@ from indexer.rpc.head import agreed_headers
 from indexer.rpc.headers import Header
 from indexer.rpc.logs import Log, check_asked, check_blocks, parse_logs
 from protocol.chain.exceptions import AnswerTooLarge, ChainError, RpcRejected
-
-_WORDS_OF_SIZE = (
-    "range",
-    "too large",
-    "too many blocks",
-    "too many results",
-    "more than",
-    "response size",
-    "limit exceeded: ",
-    "exceeds the limit",
-    "max results",
-    "max block",
-)
-_WORDS_OF_QUOTA = ("rate", "per second", "quota", "capacity", "credits")
+from protocol.chain.size_errors import is_about_size
 
 
 class RangeRefused(ChainError):  # noqa: N818 - as protocol.chain.exceptions name theirs
@@ -86,7 +73,7 @@ class LogReader:
         def read(answers: list[Any]) -> Piece:
             (answer,) = answers
             if isinstance(answer, RpcRejected):
-                raise RangeRefused(str(answer)) if _is_about_size(answer) else answer
+                raise RangeRefused(str(answer)) if is_about_size(answer.message) else answer
             logs = parse_logs(answer)
             check_asked(logs, first, last, self._addresses)
             headers = {last: header} if header else self._headers({last, *(log.block_number for log in logs)})
@@ -103,8 +90,3 @@ class LogReader:
             self.size = max(blocks * self._wanted // count, 1)
         elif blocks == self.size and count * 2 <= self._wanted:
             self.size *= 2
-
-
-def _is_about_size(error: RpcRejected) -> bool:
-    message = error.message.lower()
-    return any(word in message for word in _WORDS_OF_SIZE) and not any(word in message for word in _WORDS_OF_QUOTA)

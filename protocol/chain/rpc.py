@@ -35,11 +35,13 @@ from protocol.chain.exceptions import (
     RpcUnavailable,
     WrongChain,
 )
+from protocol.chain.size_errors import is_about_size
 
 Call = tuple[str, Sequence[Any]]
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
-# limit exceeded (EIP-1474), and what large providers send for "too many requests"
-_PASSING_CODES = frozenset({-32005, -32097, 429})
+_LIMIT_EXCEEDED = -32005  # of EIP-1474; some nodes send it for too many results, which no repetition mends
+# what large providers send for "too many requests"
+_PASSING_CODES = frozenset({_LIMIT_EXCEEDED, -32097, 429})
 _KEEP_ALIVE_S = 60.0
 _GENESIS: Call = ("eth_getBlockByNumber", ["0x0", False])
 
@@ -289,7 +291,7 @@ def _refusal(endpoint: _Endpoint, method: str, error: Any) -> RpcRejected:
     message = error.get("message") if isinstance(error, dict) else None
     if type(code) is not int or not isinstance(message, str):
         raise MalformedAnswer(f"{endpoint.label} answered {method} with a malformed error: {_checks.shown(error)}")
-    if code in _PASSING_CODES:
+    if code in _PASSING_CODES and not (code == _LIMIT_EXCEEDED and is_about_size(message)):
         raise _PassingError(f"{message[:200]} (code {code})")
     return RpcRejected(method, code, message[:1000], error.get("data"))
 

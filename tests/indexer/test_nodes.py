@@ -93,7 +93,12 @@ def test_logs__the_only_node_invents_some__nothing_is_written(
         assert session.database.execute("SELECT count(*) FROM raw_log") == [(0,)]
 
 
-def test_logs__range_refused__is_halved_and_nothing_is_lost(market: Market, new_config: NewConfig) -> None:
+@pytest.mark.parametrize(
+    ("code", "message"), [(-32602, "block range is too large"), (-32005, "query returned more than 10000 results")]
+)
+def test_logs__range_refused__is_halved_and_nothing_is_lost(
+    market: Market, new_config: NewConfig, code: int, message: str
+) -> None:
     market.open()
     asked: list[int] = []
     with HostileNode(market.node.chain_id) as server:
@@ -110,7 +115,7 @@ def test_logs__range_refused__is_halved_and_nothing_is_lost(market: Market, new_
                     asked.append(int(call["params"][0]["toBlock"], 16) - int(call["params"][0]["fromBlock"], 16) + 1)
                     if asked[-1] > 3:
                         entry.pop("result")
-                        entry["error"] = {"code": -32602, "message": "block range is too large"}
+                        entry["error"] = {"code": code, "message": message}
             return status, json.dumps(entries).encode()
 
         server.answer = small_ranges

@@ -147,6 +147,16 @@ def test_request__rate_limit_in_the_answer__is_tried_again(
     assert make_pool(hostile.url).request("eth_blockNumber") == "0x10"
 
 
+def test_request__too_many_results_with_the_code_of_quotas__is_not_repeated(
+    hostile: HostileNode, make_pool: Callable[..., RpcPool]
+) -> None:
+    error = {"code": -32005, "message": "query returned more than 10000 results"}
+    hostile.answer = changed(lambda entries: entries[-1].update(error=error))(hostile)
+    with pytest.raises(RpcRejected, match="more than 10000 results"):
+        make_pool(hostile.url).request("eth_blockNumber")
+    assert hostile.requests == 1
+
+
 def test_request__busy_for_ever__gives_up_after_its_rounds(
     hostile: HostileNode, make_pool: Callable[..., RpcPool]
 ) -> None:
