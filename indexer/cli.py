@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +19,7 @@ from indexer.store import cursor
 from indexer.sync.follower import Progress
 from indexer.verify.contracts import contract_differences
 from indexer.verify.rebuild import differences, replay
+from indexer.verify.reputation import reputation_differences
 from protocol.chain.exceptions import MalformedAnswer, RpcUnavailable
 from protocol.exceptions import ProtocolError
 
@@ -103,23 +104,31 @@ def serve(config: ConfigOption) -> None:
 
 
 @app.command()
-def verify(config: ConfigOption) -> None:
+def verify(
+    config: ConfigOption,
+    reputation: Annotated[  # noqa: FBT002
+        bool, typer.Option("--reputation", help="Compute everybody's reputation once more from the raw logs, no more.")
+    ] = False,
+) -> None:
     """Rebuild the tables from the raw logs and compare; then compare balances, leases and stakes with the contracts."""
     with _errors(), Session(IndexerConfig.load(config)) as session:
         session.database.lock()
         _check_tables(session)
-        block = cursor.load(session.database, session.deployment).block_number
+        position = cursor.load(session.database, session.deployment)
+        if reputation:
+            _conclude(
+                reputation_differences(session.database, session.decoder, position),
+                f"everybody's reputation is what the logs say at block {position.block_number}",
+            )
+            return
+        block = position.block_number
         with session.database.scratch() as rebuilt:
             started = time.monotonic()
             count = replay(session.database, rebuilt, session.deployment, session.decoder)
             typer.echo(f"replayed {count} logs, {count / max(time.monotonic() - started, 0.001):,.0f} a second")
             found = differences(session.database, rebuilt)
         found += contract_differences(session.database, session.client, block)
-        for difference in found:
-            typer.echo(f"differs: {difference}", err=True)
-        if found:
-            raise VerifyFailed(f"{len(found)} differences: run `clawmarket indexer reset`, then `backfill`")
-        typer.echo(f"the tables are what the chain says at block {block}")
+        _conclude(found, f"the tables are what the chain says at block {block}")
 
 
 @app.command()
@@ -154,6 +163,14 @@ def reset(
             typer.echo(f"deleted the tables in {database.where}")
         finally:
             database.close()
+
+
+def _conclude(found: Sequence[str], verdict: str) -> None:
+    for difference in found:
+        typer.echo(f"differs: {difference}", err=True)
+    if found:
+        raise VerifyFailed(f"{len(found)} differences: run `clawmarket indexer reset`, then `backfill`")
+    typer.echo(verdict)
 
 
 def _check_tables(session: Session) -> None:

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from indexer.api import openapi
+from indexer.api.computed import Computed
 from indexer.api.conditions import not_found
 from indexer.api.errors import ApiError
 from indexer.api.graph.route import Graph
@@ -58,6 +59,7 @@ def create_app(reader: Reader, settings: ApiSettings, wait_s: float = WAIT_S) ->
     )
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _unroutable)
+    Computed(reader, pages, watcher).add_routes(app)
     Live(pages, watcher, metrics).add_route(app)
     Rest(pages, watcher).add_routes(app)
     Graph(reader, pages, watcher).add_route(app)

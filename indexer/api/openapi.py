@@ -35,6 +35,11 @@ _MIN_BLOCK = {
     "description": "Wait until this block is indexed, so that one's own transaction in it is seen",
     "schema": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
 }
+_LIMIT = {
+    "name": "limit",
+    "in": "query",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+}
 _HEADERS = {
     "X-Indexed-Block": {"description": "The block the answer is of", "schema": {"type": "integer"}},
     "ETag": {"description": "For If-None-Match", "schema": {"type": "string"}},
@@ -58,6 +63,8 @@ def document() -> Json:
         paths[f"/v1/{resource.name}"] = _path(resource.name, rows(resource))
         paths[f"/v1/{resource.name}/{key}"] = _path(f"{resource.name}_one", row(resource))
         paths[f"/v1/live/{resource.name}"] = _path(f"{resource.name}_live", live(resource))
+    paths["/v1/reputation"] = _path("reputation", reputation())
+    paths["/v1/statistics"] = _path("statistics", statistics())
     paths["/graphql"] = _path("graphql", graphql(), method="post")
     return {
         "openapi": "3.1.0",
@@ -127,16 +134,41 @@ def graphql() -> Json:
     return operation
 
 
+def reputation() -> Json:
+    """Everybody's."""
+    row = {"provider": 1, "token": _EXAMPLES["address"], "points": "900", "credit": "1000", "debit": "100"}
+    parameters = [_plain("provider", "number"), _plain("token", "address"), _LIMIT, _MIN_BLOCK]
+    return _computed("Reputation, most points first; of one provider with its evidence", parameters, row)
+
+
+def statistics() -> Json:
+    """Prices and trade."""
+    prices = {"min": "10000000", "median": "10000000", "mean": "10000000", "max": "10000000"}
+    row = {"kind": 1, "model": "tiny", "token": _EXAMPLES["address"], "offers": 1, "price_in": prices}
+    model = {"name": "model", "in": "query", "schema": {"type": "string", "maxLength": 64}}
+    parameters = [_plain("kind", "number"), model, _plain("token", "address"), _LIMIT, _MIN_BLOCK]
+    return _computed(
+        "Prices per 10⁹ units and trade, by kind, model and token; of one model with history", parameters, row
+    )
+
+
+def _computed(summary: str, parameters: list[Json], row: Json) -> Json:
+    data = {"type": "array", "items": {"type": "object", "required": list(row)}}
+    found = _operation(summary, parameters, {"data": data}, {"data": [row], "block": _BLOCK})
+    del found["responses"]["304"]
+    return found
+
+
+def _plain(name: str, kind: str) -> Json:
+    return {"name": name, "in": "query", "schema": _SCHEMAS[kind], "example": _EXAMPLES[kind]}
+
+
 def _page_parameters(resource: Resource) -> list[Json]:
     orders = list(resource.orders)
     return [
         *(_parameter(name, column) for name, column, _ in filter_columns(resource)),
         {"name": "sort", "in": "query", "schema": {"type": "string", "enum": orders, "default": orders[0]}},
-        {
-            "name": "limit",
-            "in": "query",
-            "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
-        },
+        _LIMIT,
         _MIN_BLOCK,
     ]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,10 +19,9 @@ from tests.indexer.market import Market
 from tests.support.anvil import Anvil, dev_account
 
 
-@pytest.fixture(scope="session")
-def traded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
-    """Tests may add to it."""
-    folder = tmp_path_factory.mktemp("market")
+@contextmanager
+def opened_market(folder: Path) -> Iterator[Market]:
+    """On a chain of its own, with a provider and a consumer."""
     with Anvil() as node:
         with RpcPool([node.url], node.chain_id) as rpc:
             network, settings = network_of(node.chain_id), Settings(folder=folder)
@@ -29,9 +30,16 @@ def traded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
         deployed.save(folder)
         market = Market(node, deployed, folder / f"{node.chain_id}.json")
         market.open()
-        market.trade()
         yield market
         market.client.close()
+
+
+@pytest.fixture(scope="session")
+def traded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+    """Tests may add to it. Its provider has left."""
+    with opened_market(tmp_path_factory.mktemp("market")) as market:
+        market.trade()
+        yield market
 
 
 @pytest.fixture(scope="session", params=["postgres", "sqlite"])
