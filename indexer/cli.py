@@ -12,11 +12,11 @@ import typer
 
 from indexer.config import IndexerConfig
 from indexer.documents.running import collect_beside
-from indexer.exceptions import EndpointsDisagree, IndexerError, StoreError, VerifyFailed
+from indexer.exceptions import EndpointsDisagree, ForeignStore, IndexerError, StoreError, VerifyFailed, WriterRunning
 from indexer.metrics import WriterMetrics
 from indexer.session import Session, open_database
 from indexer.store import cursor
-from indexer.sync.follower import Progress
+from indexer.sync.follower import Follower, Progress, Report
 from indexer.verify.contracts import contract_differences
 from indexer.verify.rebuild import differences, replay
 from indexer.verify.reputation import reputation_differences
@@ -28,6 +28,7 @@ app = typer.Typer(help="The chain in SQL.", no_args_is_help=True)
 ConfigOption = Annotated[Path, typer.Option("--config", envvar="CLAWMARKET_INDEXER", help="The indexer's TOML file.")]
 _EVERY_S = 1.0
 _END_S = 5.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
 
 
 class _Shown:
@@ -90,8 +91,27 @@ def run(config: ConfigOption) -> None:
                 follower.step()
             except (RpcUnavailable, MalformedAnswer, EndpointsDisagree) as error:
                 typer.echo(f"waiting: {error}", err=True)
+            except StoreError as error:
+                follower = _reconnected(session, report, stopped, error)
             stopped.wait(session.config.poll_s)
         collecting.join(_END_S)
+
+
+def _reconnected(session: Session, report: Report, stopped: threading.Event, error: StoreError) -> Follower:
+    """Once the database is back, or has room again. Raises WriterRunning, ForeignStore; the error when stopped."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        typer.echo(f"waiting for the database: {error}", err=True)
+        if stopped.wait(pause_s):
+            raise error
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        try:
+            session.reopen()
+            return session.follower(report)
+        except (WriterRunning, ForeignStore):
+            raise
+        except StoreError as again:
+            error = again
 
 
 @app.command()

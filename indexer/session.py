@@ -46,6 +46,11 @@ class Session:
         self.endpoints.close()
         self.client.close()
 
+    def reopen(self) -> None:
+        """A new connection to the database, with the lock given up. Raises StoreError."""
+        self.database.close()
+        self.database = open_database(self.config)
+
     def follower(self, report: Report) -> Follower:
         """Takes the writer's lock. Raises WriterRunning, ForeignStore, DeploymentError, WrongChain, RpcUnavailable."""
         self.database.lock()

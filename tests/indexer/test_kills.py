@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from indexer.config import IndexerConfig
 from indexer.session import Session
 from tests.indexer.conftest import CONFIRMATIONS, NewConfig
@@ -25,13 +27,14 @@ def run_dying(config: IndexerConfig, file: Path, method: str, at: int) -> int:
     return subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode
 
 
+@pytest.mark.parametrize("count", [15, pytest.param(200, marks=pytest.mark.soak)])
 def test_kill__enumerated_and_random_points__ends_with_the_same_tables(
-    market: Market, new_config: NewConfig, tmp_path: Path
+    market: Market, new_config: NewConfig, tmp_path: Path, count: int
 ) -> None:
     config = new_config()
     file = max(tmp_path.glob("t*.toml"), key=lambda path: path.stat().st_mtime)
     chance = random.Random(SEED)
-    chosen = [(method, chance.randint(1, MOST_CALLS[method])) for method in chance.choices(list(MOST_CALLS), k=5)]
+    chosen = [(method, chance.randint(1, MOST_CALLS[method])) for method in chance.choices(list(MOST_CALLS), k=count)]
     market.open()
     market.node.mine(CONFIRMATIONS)
     killed = 0
