@@ -30,8 +30,8 @@ class Computed:
 
     def __init__(self, reader: Reader, pages: Pages, watcher: Watcher) -> None:
         self._watcher = watcher
-        self._reputation = Kept(reader, pages, reputation.compute)
-        self._statistics = Kept(reader, pages, statistics.compute)
+        self._reputation = Kept(reader, pages, watcher, reputation.compute)
+        self._statistics = Kept(reader, pages, watcher, statistics.compute)
 
     def add_routes(self, app: FastAPI) -> None:
         """Before those of the tables, which take any name."""
@@ -39,27 +39,27 @@ class Computed:
         app.add_route(STATISTICS, self._figures, include_in_schema=False)
 
     async def _reputations(self, request: Request) -> Response:
-        parameters, least = await self._begin(request, REPUTATION)
+        parameters, newest = await self._begin(request, REPUTATION)
         provider, token = _number(parameters, "provider"), _address(parameters, "token")
         limit = _limit(parameters)
-        indexed, found = await self._reputation.get(least)
+        indexed, found = await self._reputation.get(newest=newest)
         return _answer(indexed, found.rows(provider, token, limit))
 
     async def _figures(self, request: Request) -> Response:
-        parameters, least = await self._begin(request, STATISTICS)
+        parameters, newest = await self._begin(request, STATISTICS)
         kind, token = _number(parameters, "kind"), _address(parameters, "token")
         model = parameters.pop("model", None)
         limit = _limit(parameters)
-        indexed, found = await self._statistics.get(least)
+        indexed, found = await self._statistics.get(newest=newest)
         return _answer(indexed, found.rows(kind, model, token, limit))
 
-    async def _begin(self, request: Request, route: str) -> tuple[dict[str, str], int]:
-        """The parameters, and the block that must be in the answer. Raises ApiError."""
+    async def _begin(self, request: Request, route: str) -> tuple[dict[str, str], bool]:
+        """The parameters, and whether a block was asked for, which is indexed now. Raises ApiError."""
         request.scope[ROUTE] = route
         parameters = parameters_of(request)
-        least = parameters.get(MIN_BLOCK, "0")
+        newest = MIN_BLOCK in parameters
         await wait_for_block(self._watcher, parameters)
-        return parameters, int(least)
+        return parameters, newest
 
 
 def _number(parameters: dict[str, str], name: str) -> int | None:

@@ -41,18 +41,18 @@ def _fee(rows: Rows, token: bytes) -> Row:
     return rows.ensure(Fee, token, pending=0, to_stakers=0, to_treasury=0)
 
 
-def _daily(rows: Rows, event: Event, lease: Row) -> Row:
+def _daily(rows: Rows, time: int, lease: Row) -> Row:
     return rows.ensure(
         DailyUsage,
-        *_daily_key(event, lease),
+        *_daily_key(time, lease),
         token=lease["token"],
         **dict.fromkeys(("volume", "fees", "disowned_fees", "refunded"), 0),
         **dict.fromkeys(("settlements", "leases_opened", "leases_released"), 0),
     )
 
 
-def _daily_key(event: Event, lease: Row) -> Key:
-    return event.log.block_time // DAY_S, lease["provider"], lease["offer_id"], lease["version"]
+def _daily_key(time: int, lease: Row) -> Key:
+    return time // DAY_S, lease["provider"], lease["offer_id"], lease["version"]
 
 
 def _sums_of_lease(event: Event, rows: Rows) -> list[tuple[Model, Key]]:
@@ -60,7 +60,7 @@ def _sums_of_lease(event: Event, rows: Rows) -> list[tuple[Model, Key]]:
     lease = rows.find(Lease, event.args["lease_id"])
     if lease is None:
         return []
-    return [(DailyUsage, _daily_key(event, lease)), (Earning, (lease["provider"], lease["token"]))]
+    return [(DailyUsage, _daily_key(event.log.block_time, lease)), (Earning, (lease["provider"], lease["token"]))]
 
 
 @on("LeaseEscrow", "TokenAdmitted", lambda e: [(PaymentToken, (e.args["token"],))])
@@ -97,7 +97,7 @@ def withdrawn(event: Event, rows: Rows) -> None:
         (LeaseNonce, (e.args["owner"],)),
         (Account, (e.args["owner"], e.args["token"])),
         (Offer, (e.args["provider"], e.args["offer_id"])),
-        (DailyUsage, _daily_key(e, e.args)),
+        (DailyUsage, _daily_key(e.log.block_time, e.args)),
         (Earning, (e.args["provider"], e.args["token"])),
     ],
 )
@@ -117,7 +117,7 @@ def lease_opened(event: Event, rows: Rows) -> None:
         opened_at=event.log.block_time,
         closes_at=args["expiry"] + args["close_delay"],
     )
-    _daily(rows, event, args)["leases_opened"] += 1
+    _daily(rows, event.log.block_time, args)["leases_opened"] += 1
 
 
 @on("LeaseEscrow", "NonceBumped", lambda e: [(LeaseNonce, (e.args["owner"],))])
@@ -141,7 +141,7 @@ def lease_closed(event: Event, rows: Rows) -> None:
     by_provider = args["caller"] != lease["owner"]
     is_broken_off = by_provider and not lease["is_closing"] and event.log.block_time < lease["expiry"]
     if is_broken_off or (args["revoked"] and not lease["is_revoked"]):
-        _daily(rows, event, lease)["disowned_fees"] += lease["fees"]
+        _daily(rows, lease["opened_at"], lease)["disowned_fees"] += lease["fees"]
     lease["closes_at"] = args["closes_at"]
     lease["is_closing"] = True
     lease["is_revoked"] = lease["is_revoked"] or args["revoked"]
@@ -161,7 +161,7 @@ def lease_released(event: Event, rows: Rows) -> None:
     lease = rows.change(Lease, args["lease_id"])
     lease["deposit"] -= args["amount"]
     lease["is_released"] = True
-    _daily(rows, event, lease)["leases_released"] += 1
+    _daily(rows, event.log.block_time, lease)["leases_released"] += 1
     rows.change(Offer, lease["provider"], lease["offer_id"])["active_leases"] -= 1
     _account(rows, args["owner"], lease["token"])["balance"] += args["amount"]
     rows.add(LeaseRelease, event.log, **args)
@@ -180,12 +180,12 @@ def voucher_settled(event: Event, rows: Rows) -> None:
     lease["fees"] += args["fee"]
     _fee(rows, lease["token"])["pending"] += args["fee"]
     _earning(rows, lease["provider"], lease["token"])["uncollected"] += args["paid"] - args["fee"]
-    daily = _daily(rows, event, lease)
+    daily = _daily(rows, event.log.block_time, lease)
     daily["settlements"] += 1
     daily["volume"] += args["paid"]
     daily["fees"] += args["fee"]
     if lease["is_revoked"]:
-        daily["disowned_fees"] += args["fee"]
+        _daily(rows, lease["opened_at"], lease)["disowned_fees"] += args["fee"]
     rows.add(Settlement, event.log, **args)
 
 
@@ -257,7 +257,7 @@ def pot_paid(event: Event, rows: Rows) -> None:
     lease = rows.change(Lease, pot["lease_id"])
     lease["frozen"] -= pot["amount"]
     lease["refunded"] += args["to_consumer"]
-    _daily(rows, event, lease)["refunded"] += args["to_consumer"]
+    _daily(rows, event.log.block_time, lease)["refunded"] += args["to_consumer"]
     earning = _earning(rows, pot["provider"], pot["token"])
     earning["frozen"] -= pot["amount"]
     earning["uncollected"] += args["to_provider"]
@@ -270,7 +270,7 @@ def refunded(event: Event, rows: Rows) -> None:
     args = event.args
     lease = rows.change(Lease, args["lease_id"])
     lease["refunded"] += args["amount"]
-    _daily(rows, event, lease)["refunded"] += args["amount"]
+    _daily(rows, event.log.block_time, lease)["refunded"] += args["amount"]
     earning = _earning(rows, lease["provider"], lease["token"])
     earning["uncollected"] -= args["amount"]
     earning["refunded"] += args["amount"]

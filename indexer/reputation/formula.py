@@ -6,12 +6,14 @@ signature. All of it fades to nothing within a year.
 
     fade(d)  = max(0, 365 − (today − d))
     credit   = Σ fees(d) × (10,000 − share(d)) × fade(d) / (10,000 × 365), over days with an anchor in [d − 7, d + 31]
-    debit    = Σ (disowned fees(d) × (10,000 − share(d)) + refunded(d) × 10,000) × fade(d) / (10,000 × 365)
+    debit    = Σ disowned fees(d) × (10,000 − share(d)) × fade(d) / (10,000 × 365), over the same days
+               + Σ refunded(d) × fade(d) / 365
     slashed  = min(10,000, Σ 2,500 × fade(d) / 365), over the owner's slashes
     points   = max(0, credit − debit) × (10,000 − slashed) / 10,000
 
-Each division is rounded down once, after its sum. `share(d)` is the largest part of fees, in hundredths of a per cent,
-that went to stakers at any time of day d.
+Disowned fees are booked on the day on which their lease was opened, when none of them was paid yet: they take back no
+more than they gave. Each division is rounded down once, after its sum. `share(d)` is the largest part of fees, in
+hundredths of a per cent, that went to stakers at any time of day d.
 """
 
 from __future__ import annotations
@@ -73,10 +75,11 @@ def score(evidence: Evidence, shares: StakerShares, today: int) -> Score:
     for day, sums in evidence.days.items():
         fade = _fade(day, today)
         lost = BPS - shares.on(day)
-        debit += (sums.disowned_fees * lost + sums.refunded * BPS) * fade
+        debit += sums.refunded * BPS * fade
         at = bisect_left(anchors, day - ANCHORED_BEFORE)
         if at < len(anchors) and anchors[at] <= day + ANCHORED_AFTER:
             credit += sums.fees * lost * fade
+            debit += sums.disowned_fees * lost * fade
     credit, debit = credit // (BPS * FADE_DAYS), debit // (BPS * FADE_DAYS)
     slashed = min(BPS, sum(SLASH_BPS * _fade(day, today) for day in evidence.slashes) // FADE_DAYS)
     return Score(credit, debit, slashed, max(0, credit - debit) * (BPS - slashed) // BPS)

@@ -15,6 +15,7 @@ from indexer.reputation.formula import DAY_S, Day, StakerShares
 class _Lease:
     who: Who
     owner: bytes
+    opened: int
     expiry: int
     fees: int = 0
     is_closing: bool = False
@@ -40,21 +41,23 @@ class _Reader:
         match event.contract, event.name:
             case "LeaseEscrow", "LeaseOpened":
                 who = args["provider"], args["token"]
-                self._leases[args["lease_id"]] = _Lease(who, args["owner"], args["expiry"])
+                self._leases[args["lease_id"]] = _Lease(who, args["owner"], today, args["expiry"])
                 self._add(who, today)
             case "LeaseEscrow", "VoucherSettled":
                 lease = self._leases[args["lease_id"]]
                 lease.fees += args["fee"]
                 self._add(lease.who, today, fees=args["fee"])
                 if lease.is_revoked:
-                    self._add(lease.who, today, disowned=args["fee"])
+                    self._add(lease.who, lease.opened, disowned=args["fee"])
             case "LeaseEscrow", "LeaseClosed":
                 lease = self._leases[args["lease_id"]]
                 is_early = args["caller"] != lease.owner and not lease.is_closing and time < lease.expiry
                 if is_early or (args["revoked"] and not lease.is_revoked):
-                    self._add(lease.who, today, disowned=lease.fees)
+                    self._add(lease.who, lease.opened, disowned=lease.fees)
                 lease.is_closing = True
                 lease.is_revoked |= args["revoked"]
+            case "LeaseEscrow", "LeaseReleased":
+                self._add(self._leases[args["lease_id"]].who, today)
             case "LeaseEscrow", "Refunded":
                 self._add(self._leases[args["lease_id"]].who, today, refunded=args["amount"])
             case "LeaseEscrow", "EarningsFrozen":

@@ -37,7 +37,7 @@ def points(evidence: Evidence, today: int = TODAY, shares: StakerShares = SHARES
 
 def test_worked_example() -> None:
     """The one in docs/indexer.md."""
-    found = of({TODAY - 73: Day(fees=50_000_000), TODAY: Day(fees=10_000_000, disowned_fees=1_000_000)})
+    found = of({TODAY - 73: Day(fees=50_000_000, disowned_fees=1_250_000), TODAY: Day(fees=10_000_000)})
     assert score(found, SHARES, TODAY) == Score(20_000_000, 400_000, 0, 19_600_000)
     slashed = found._replace(slashes=[TODAY])
     assert score(slashed, SHARES, TODAY) == Score(20_000_000, 400_000, 2_500, 14_700_000)
@@ -62,10 +62,27 @@ def test_credit_and_debit__fade_and_never_grow(days: dict[int, Day], later: int)
 
 
 @given(days)
-def test_without_an_anchor__nothing_counts_for_it_and_all_against(days: dict[int, Day]) -> None:
+def test_without_an_anchor__no_fee_counts(days: dict[int, Day]) -> None:
     found = score(of(days, anchors=[TODAY - 2_000]), SHARES, TODAY)
+    refunds = {day: Day(refunded=sums.refunded) for day, sums in days.items()}
+    assert found == score(of(refunds), SHARES, TODAY)
     assert found.points == found.credit == 0
-    assert found.debit == score(of(days), SHARES, TODAY).debit
+
+
+@given(st.integers(0, 60), st.lists(st.tuples(st.integers(0, 60), amounts), max_size=6), days, st.integers(0, 400))
+def test_revoking__takes_back_no_more_than_the_lease_gave(
+    opened: int, payments: list[tuple[int, int]], others: dict[int, Day], later: int
+) -> None:
+    """Whenever it is revoked: what others paid stays."""
+    first = TODAY - 200 + opened
+    whole = dict(others)
+    for age, fee in payments:
+        day = whole.get(first + age, Day())
+        whole[first + age] = day._replace(fees=day.fees + fee)
+    day = whole.get(first, Day())
+    whole[first] = day._replace(disowned_fees=day.disowned_fees + sum(fee for _, fee in payments))
+    before, after = (score(of(each), SHARES, TODAY + later) for each in (others, whole))
+    assert after.credit - after.debit >= before.credit - before.debit - 1
 
 
 @pytest.mark.parametrize(("distance", "counts"), [(-8, False), (-7, True), (0, True), (31, True), (32, False)])

@@ -10,8 +10,8 @@ DAY_S = 86_400
 class DailyUsage(SQLModel, table=True):
     """What happened on one day with the leases of one version of an offer; amounts in base units of `token`.
 
-    `fees` are part of `volume`. `disowned_fees` are fees of leases that their owner revoked or their provider broke
-    off, booked on the day of that, or of the payment when it came later. `refunded` is what rulings gave back.
+    `fees` are part of `volume`. `disowned_fees` are all fees of leases that were opened on that day and that their
+    owner revoked or their provider broke off. `refunded` is what rulings gave back.
     """
 
     __tablename__ = "daily_usage"
