@@ -30,11 +30,16 @@ PATIENCE_S = 60.0
 
 @pytest.fixture
 def watchdog(sandbox: Sandbox) -> Iterator[Watchdog]:
+    forget_denials()
     yield Watchdog(sandbox.paths)
     assert containers.ours(sandbox.client) == []
     assert not list(sandbox.paths.share.glob("log-*"))
+
+
+def forget_denials() -> None:
+    """They are this process's, and other tests' containers had some, too."""
     assert wait_until(lambda: not any(each.name.startswith("log of") for each in threading.enumerate()), PATIENCE_S)
-    denials.take()  # is this process's: the next test has another watchdog
+    denials.take()
 
 
 def job(sandbox: Sandbox, source: str, role: str = "engine", memory: int = 128) -> Job:

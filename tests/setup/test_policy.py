@@ -76,7 +76,8 @@ def test_report__every_outcome__is_counted(tmp_path: Path) -> None:
         def test_is_known_to_fail(): assert False
         """,
     )
-    assert tally == Tally(passed=1, failed=2, skipped=0, expected_failures=1)
+    named = ["::test_fails: assert False", '::test_errs: failed on setup with "RuntimeError"']
+    assert tally == Tally(passed=1, failed=2, skipped=0, expected_failures=1, failures=named)
 
 
 def test_suite__ends_without_a_report__counts_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
