@@ -77,12 +77,16 @@ class Tally:
 
 
 def partitions() -> list[Partition]:
-    """All of them; those of parts that do not exist yet are empty and dropped by the caller."""
+    """All of them, the longest suite first, so that none is left alone at the end.
+
+    Those of parts that do not exist yet are empty and dropped by the caller.
+    """
     set_files = tuple(sorted(f"contracts/{file.name}" for file in (TESTS / "contracts").glob("test_*.py")))
     machines = ("contracts/boa/test_escrow_invariants.py", "contracts/boa/test_staking_invariants.py")
     boa_files = tuple(sorted(f"contracts/boa/{file.name}" for file in (TESTS / "contracts/boa").glob("test_*.py")))
     coverage_file = "--rcfile=tests/contracts/coverage.ini"
     return [
+        Partition("end to end", 8, (Suite("e2e", PLAIN, ("e2e", "setup"), fast=False),)),
         Partition(
             "contracts",
             9,
@@ -101,11 +105,10 @@ def partitions() -> list[Partition]:
         ),
         Partition("protocol, provider", 5, (Suite("services", PLAIN, ("protocol", "provider")),)),
         Partition("gateway", 6, (Suite("consumer", PLAIN, ("consumer",)),)),
-        Partition("indexer", 6, (Suite("indexer", PLAIN, ("indexer",)),)),
+        Partition("indexer", 12, (Suite("indexer", PLAIN, ("indexer",)),)),
         Partition("sandbox", 9, (Suite("sandbox", PLAIN, ("sandbox",), fast=False),)),
         Partition("p2p", 5, (Suite("p2p", PLAIN, ("p2p",)),)),
         Partition("dApp", 6, (Suite("frontend", PLAIN, ("frontend",), fast=False),)),
-        Partition("end to end", 8, (Suite("e2e", PLAIN, ("e2e", "setup"), fast=False),)),
     ]
 
 
