@@ -1,7 +1,7 @@
 """Runs the test suites, each in the pytest it needs and two at a time, and sums what they report.
 
     python scripts/run_tests.py            everything but soak runs
-    python scripts/run_tests.py --fast     without contract, slow and end-to-end tests
+    python scripts/run_tests.py --fast     without contract, indexer, sandbox, slow and end-to-end tests
     python scripts/run_tests.py --soak     the soak runs alone
 
 The last line is `N passed, N failed, N skipped`. Fails when a test fails, when anything but a test that needs a GPU
@@ -105,7 +105,7 @@ def partitions() -> list[Partition]:
         ),
         Partition("protocol, provider", 5, (Suite("services", PLAIN, ("protocol", "provider")),)),
         Partition("gateway", 6, (Suite("consumer", PLAIN, ("consumer",)),)),
-        Partition("indexer", 12, (Suite("indexer", PLAIN, ("indexer",)),)),
+        Partition("indexer", 12, (Suite("indexer", PLAIN, ("indexer",), fast=False),)),
         Partition("sandbox", 9, (Suite("sandbox", PLAIN, ("sandbox",), fast=False),)),
         Partition("p2p", 5, (Suite("p2p", PLAIN, ("p2p",)),)),
         Partition("dApp", 6, (Suite("frontend", PLAIN, ("frontend",), fast=False),)),
