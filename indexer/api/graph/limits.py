@@ -101,10 +101,11 @@ class _Walk:
     ) -> Iterator[tuple[FieldNode, tuple[str, ...]]]:
         """Its fields, those of fragments too, each with the fragments it came through."""
         for selection in selected.selections:
+            # Spreads count as well: fragments that only spread each other would double with each.
+            self._fields += 1
+            if self._fields > MAX_FIELDS:
+                raise _too("long", f"more than {MAX_FIELDS} fields, fragments taken as often as they are spread")
             if isinstance(selection, FieldNode):
-                self._fields += 1
-                if self._fields > MAX_FIELDS:
-                    raise _too("long", f"more than {MAX_FIELDS} fields, fragments taken as often as they are spread")
                 yield selection, spread
             elif isinstance(selection, InlineFragmentNode):
                 yield from self._fields_of(selection.selection_set, spread)

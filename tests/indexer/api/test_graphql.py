@@ -105,6 +105,10 @@ LAUGHS = (
     + "".join(f" fragment f{number} on Lease {{...f{number - 1} ...f{number - 1}}}" for number in range(1, 10))
     + " fragment f0 on Lease {lease_id owner}"
 )
+HOLLOW_LAUGHS = "{leases(limit: 1) {data {...f60}}}" + "".join(
+    f" fragment f{number} on Lease {{...f{number - 1} ...f{number - 1}}}" for number in range(1, 61)
+)
+"""Without a single field at the end, and without an end: nobody has f0."""
 TOO_MUCH = {
     "depth": (deep(8), "query_too_deep"),
     "brackets": ("{a" * 400 + "}" * 400, "query_too_deep"),
@@ -129,6 +133,7 @@ TOO_MUCH = {
         "query_too_costly",
     ),
     "fragments of fragments": (LAUGHS, "query_too_long"),
+    "fragments of nothing": (HOLLOW_LAUGHS, "query_too_long"),
     "fragment of itself": ("{leases {...f}} fragment f on LeasePage {next ...f}", "bad_query"),
     "same fields": ("{block {" + "number " * (MAX_FIELDS + 1) + "}}", "query_too_long"),
     "tokens": ("{block {number}} #\n" + "query q {block {number}}" * MAX_TOKENS, "query_too_long"),
