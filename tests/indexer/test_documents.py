@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from protocol.typed_data import Terms, hash_struct
 from tests.indexer.conftest import NewConfig
 from tests.indexer.market import NODES, Market
 from tests.support.anvil import dev_account
-from tests.support.hostile_server import HostileServer, Reply, hostile_server
+from tests.support.hostile_server import NONSENSE, HostileServer, Reply, hostile_server
 from tests.support.provider_stack import make_offer
 
 STRANGER = Signer(b"\x71" * 32)
@@ -140,16 +139,9 @@ async def test_new_metadata__is_asked_for_where_the_old_one_says(
 
 
 LIES: dict[str, Callable[[Shop], Reply]] = {
-    "nothing": lambda shop: Reply(),
-    "not found": lambda shop: Reply(status=404),
+    **NONSENSE,
     "elsewhere": lambda shop: Reply(status=302, headers={"Location": shop.server.url + "/inside"}),
-    "no JSON": lambda shop: Reply(b"<html>"),
-    "no UTF-8": lambda shop: Reply(b'"\xff"'),
-    "deep nesting": lambda shop: Reply(b"[" * 100_000),
-    "null": lambda shop: Reply(b"null"),
-    "endless": lambda shop: Reply(b" " * 65_536, is_endless=True),
-    "packed": lambda shop: Reply(gzip.compress(bytes(50_000_000)), headers={"Content-Encoding": "gzip"}),
-    "silent": lambda shop: Reply(is_silent=True),
+    "silent": lambda _: Reply(is_silent=True),
 }
 METADATA_LIES: dict[str, Callable[[Shop], Reply]] = {
     **LIES,

@@ -1,7 +1,8 @@
 """A web server that says what a test tells it: whole, endless, or never."""
 
+import gzip
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +28,28 @@ class HostileServer:
     seen: list[str] = field(default_factory=list)
     sent: int = 0
     is_over: threading.Event = field(default_factory=threading.Event)
+
+
+_NONSENSE = {
+    "nothing": Reply(),
+    "not found": Reply(status=404),
+    "no JSON": Reply(b"<html>"),
+    "no UTF-8": Reply(b'"\xff"'),
+    "deep nesting": Reply(b"[" * 100_000),
+    "a number": Reply(b"1"),
+    "null": Reply(b"null"),
+    "huge number": Reply(b"9" * 10_000),
+    "endless": Reply(b" " * 65_536, is_endless=True),
+    "packed": Reply(gzip.compress(bytes(50_000_000)), headers={"Content-Encoding": "gzip"}),
+}
+
+
+def _always(reply: Reply) -> Callable[[object], Reply]:
+    return lambda _: reply
+
+
+NONSENSE = {name: _always(reply) for name, reply in _NONSENSE.items()}
+"""Replies to anybody that are no document of any kind, by what is wrong with them."""
 
 
 @contextmanager

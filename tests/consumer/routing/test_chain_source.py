@@ -1,6 +1,5 @@
 """Offers from a real chain and a server that lies: nothing counts that the registry does not confirm."""
 
-import gzip
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from protocol.offer_text import terms_to_json
 from protocol.signing import Signer
 from protocol.typed_data import Document, Terms
 from provider.owner import OfferLimits, Owner
-from tests.support.hostile_server import HostileServer, Reply, hostile_server
+from tests.support.hostile_server import NONSENSE, HostileServer, Reply, hostile_server
 from tests.support.live_market import ETHER, LiveMarket, live_market, signer_of
 from tests.support.promised import PROMISED
 from tests.support.provider_stack import make_offer
@@ -227,24 +226,8 @@ async def test_terms_with_an_unknown_sandbox__are_refused_although_the_chain_has
     shop.reprice(shop.terms)
 
 
-def bomb() -> Reply:
-    return Reply(gzip.compress(bytes(50_000_000)), headers={"Content-Encoding": "gzip"})
-
-
-LIES: dict[str, Callable[[Shop], Reply]] = {
-    "nothing": lambda shop: Reply(),
-    "not found": lambda shop: Reply(status=404),
-    "no JSON": lambda shop: Reply(b"<html>"),
-    "no UTF-8": lambda shop: Reply(b'"\xff"'),
-    "deep nesting": lambda shop: Reply(b"[" * 100_000),
-    "a number": lambda shop: Reply(b"1"),
-    "null": lambda shop: Reply(b"null"),
-    "endless": lambda shop: Reply(b" " * 65_536, is_endless=True),
-    "packed": lambda shop: bomb(),
-    "huge number": lambda shop: Reply(b"9" * 10_000),
-}
 METADATA_LIES: dict[str, Callable[[Shop], Reply]] = {
-    **LIES,
+    **NONSENSE,
     "by a stranger": lambda shop: shop.envelope(shop.metadata(node_key=STRANGER.address), STRANGER),
     "another document": lambda shop: shop.envelope(shop.metadata(name="forged")),
     "unsigned": lambda shop: Reply(
@@ -257,7 +240,7 @@ METADATA_LIES: dict[str, Callable[[Shop], Reply]] = {
     ),
 }
 OFFER_LIES: dict[str, Callable[[Shop], Reply]] = {
-    **LIES,
+    **NONSENSE,
     "other price": lambda shop: shop.offer(price_in=1),
     "no terms": lambda shop: Reply(json.dumps({"document": shop.document}).encode()),
     "odd terms": lambda shop: Reply(json.dumps({"terms": [], "document": {}}).encode()),
