@@ -80,13 +80,13 @@ def run(config: ConfigOption) -> None:
             shown(progress)
             metrics.report(progress)
 
-        follower = session.follower(report)
+        follower: Follower | None = session.follower(report)
         if session.config.metrics_port is not None:
             metrics.serve(session.config.metrics_port)
         collecting = collect_beside(
             session.config, session.deployment, stopped, lambda text: typer.echo(text, err=True)
         )
-        while not stopped.is_set():
+        while follower is not None and not stopped.is_set():
             try:
                 follower.step()
             except (RpcUnavailable, MalformedAnswer, EndpointsDisagree) as error:
@@ -97,13 +97,13 @@ def run(config: ConfigOption) -> None:
         collecting.join(_END_S)
 
 
-def _reconnected(session: Session, report: Report, stopped: threading.Event, error: StoreError) -> Follower:
-    """Once the database is back, or has room again. Raises WriterRunning, ForeignStore; the error when stopped."""
+def _reconnected(session: Session, report: Report, stopped: threading.Event, error: StoreError) -> Follower | None:
+    """Once the database is back, or has room again; None when stopped before. Raises WriterRunning, ForeignStore."""
     pause_s = _FIRST_PAUSE_S
     while True:
         typer.echo(f"waiting for the database: {error}", err=True)
         if stopped.wait(pause_s):
-            raise error
+            return None
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         try:
             session.reopen()
