@@ -12,7 +12,7 @@ from typing import Any
 from protocol.documents import DocumentType, check_document, check_terms_document, document_digest, model_fingerprint
 from protocol.exceptions import ProtocolError
 from protocol.ids import OfferKind
-from protocol.offer_text import terms_to_json
+from protocol.offer_text import terms_from_json, terms_to_json
 from protocol.sandboxes import SandboxTier
 from protocol.typed_data import Terms, hash_struct
 from provider.exceptions import ConfigError
@@ -149,9 +149,8 @@ class OfferBook:
 def _read(path: Path) -> Offer:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        terms = dict(content["terms"])
-        terms["docHash"] = bytes.fromhex(str(terms["docHash"]).removeprefix("0x"))
-        offer = Offer(int(content["offer_id"]), int(content["version"]), Terms.from_dict(terms), content["document"])
+        terms = terms_from_json(content["terms"])
+        offer = Offer(int(content["offer_id"]), int(content["version"]), terms, content["document"])
         check_document(DocumentType.TERMS, offer.document)
         check_terms_document(offer.terms, offer.document)
     except (OSError, KeyError, TypeError, ValueError, ProtocolError) as error:

@@ -10,19 +10,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from indexer.api import reputation, statistics
+from indexer.api.columns import Column
 from indexer.api.conditions import MIN_BLOCK, parameters_of, wait_for_block
-from indexer.api.errors import ApiError, bad_parameter
 from indexer.api.guard import ROUTE
 from indexer.api.indexed import Indexed, Pages
 from indexer.api.kept import Kept
-from indexer.api.paging import DEFAULT_LIMIT, MAX_LIMIT
+from indexer.api.paging import refuse, take_limit
 from indexer.api.readers import Reader
 from indexer.api.watcher import Watcher
-from protocol.address import to_address
-from protocol.exceptions import InvalidField
 
 REPUTATION, STATISTICS = "/v1/reputation", "/v1/statistics"
-_MAX_NUMBER = 2**63 - 1
+_PROVIDER, _KIND = (Column(name, "number", is_nullable=False) for name in ("provider", "kind"))
+_MODEL, _TOKEN = Column("model", "text", is_nullable=True), Column("token", "address", is_nullable=False)
 
 
 class Computed:
@@ -40,16 +39,17 @@ class Computed:
 
     async def _reputations(self, request: Request) -> Response:
         parameters, newest = await self._begin(request, REPUTATION)
-        provider, token = _number(parameters, "provider"), _address(parameters, "token")
-        limit = _limit(parameters)
+        provider, token = _take(parameters, _PROVIDER), _take(parameters, _TOKEN)
+        limit = take_limit(parameters)
+        refuse("reputation", parameters)
         indexed, found = await self._reputation.get(newest=newest)
         return _answer(indexed, found.rows(provider, token, limit))
 
     async def _figures(self, request: Request) -> Response:
         parameters, newest = await self._begin(request, STATISTICS)
-        kind, token = _number(parameters, "kind"), _address(parameters, "token")
-        model = parameters.pop("model", None)
-        limit = _limit(parameters)
+        kind, model, token = (_take(parameters, column) for column in (_KIND, _MODEL, _TOKEN))
+        limit = take_limit(parameters)
+        refuse("statistics", parameters)
         indexed, found = await self._statistics.get(newest=newest)
         return _answer(indexed, found.rows(kind, model, token, limit))
 
@@ -62,33 +62,10 @@ class Computed:
         return parameters, newest
 
 
-def _number(parameters: dict[str, str], name: str) -> int | None:
-    text = parameters.pop(name, None)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= _MAX_NUMBER):
-        raise bad_parameter(name, "not a number from 0 on")
-    return int(text)
-
-
-def _address(parameters: dict[str, str], name: str) -> bytes | None:
-    text = parameters.pop(name, None)
-    if text is None:
-        return None
-    try:
-        return bytes.fromhex(to_address(text, name)[2:])
-    except InvalidField as error:
-        raise bad_parameter(name, "not an address") from error
-
-
-def _limit(parameters: dict[str, str]) -> int:
-    """Takes the last parameter. Raises ApiError, also for one that is not known."""
-    limit = _number(parameters, "limit")
-    for name in parameters:
-        raise ApiError(400, "unknown_parameter", f"there is no parameter {name[:100]!r} here", param=name[:100])
-    if limit is not None and not 1 <= limit <= MAX_LIMIT:
-        raise bad_parameter("limit", f"from 1 to {MAX_LIMIT}")
-    return limit or DEFAULT_LIMIT
+def _take(parameters: dict[str, str], column: Column) -> Any:
+    """A filter's value, None if it is not there. Raises ApiError."""
+    text = parameters.pop(column.name, None)
+    return None if text is None else column.parse(text, column.name)
 
 
 def _answer(indexed: Indexed, rows: list[dict[str, Any]]) -> Response:

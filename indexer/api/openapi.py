@@ -145,8 +145,7 @@ def statistics() -> Json:
     """Prices and trade."""
     prices = {"min": "10000000", "median": "10000000", "mean": "10000000", "max": "10000000"}
     row = {"kind": 1, "model": "tiny", "token": _EXAMPLES["address"], "offers": 1, "price_in": prices}
-    model = {"name": "model", "in": "query", "schema": {"type": "string", "maxLength": 64}}
-    parameters = [_plain("kind", "number"), model, _plain("token", "address"), _LIMIT, _MIN_BLOCK]
+    parameters = [_plain("kind", "number"), _plain("model", "text"), _plain("token", "address"), _LIMIT, _MIN_BLOCK]
     return _computed(
         "Prices per 10⁹ units and trade, by kind, model and token; of one model with history", parameters, row
     )

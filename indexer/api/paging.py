@@ -74,7 +74,7 @@ def page_query(resource: Resource, parameters: Mapping[str, str]) -> Query:
     order = left.pop("sort", next(iter(resource.orders)))
     if order not in resource.orders:
         raise bad_parameter("sort", f"one of {', '.join(resource.orders)}")
-    limit = _limit(left.pop("limit", str(DEFAULT_LIMIT)))
+    limit = take_limit(left)
     after = left.pop("after", None)
     conditions: list[str] = []
     values: list[Bound] = []
@@ -82,7 +82,7 @@ def page_query(resource: Resource, parameters: Mapping[str, str]) -> Query:
         if param in left:
             conditions.append(f"{column.name} {comparison} ?")
             values.append((column.kind, column.parse(left.pop(param), param)))
-    _refuse(resource, left)
+    refuse(resource.name, left)
     if after is not None:
         columns = [resource.columns[name] for name in resource.orders[order]]
         names, marks = ", ".join(column.name for column in columns), ", ".join("?" * len(columns))
@@ -94,19 +94,22 @@ def page_query(resource: Resource, parameters: Mapping[str, str]) -> Query:
 
 def row_query(resource: Resource, key: Mapping[str, str], parameters: Mapping[str, str]) -> Query:
     """The statement of one row. Raises ApiError for a part of the key that cannot be read, and for any parameter."""
-    _refuse(resource, parameters)
+    refuse(resource.name, parameters)
     values = [(resource.columns[name].kind, resource.columns[name].parse(key[name], name)) for name in resource.key]
     where = f" WHERE {' AND '.join(f'{name} = ?' for name in resource.key)}"
     return Query(resource, where, values, next(iter(resource.orders)), 1)
 
 
-def _refuse(resource: Resource, parameters: Mapping[str, str]) -> None:
+def refuse(name: str, parameters: Mapping[str, str]) -> None:
+    """Raises ApiError for any parameter that is left."""
     for param in parameters:
-        message = f"{resource.name} has no parameter {param[:100]!r} here"
+        message = f"{name} has no parameter {param[:100]!r} here"
         raise ApiError(400, "unknown_parameter", message, param=param[:100])
 
 
-def _limit(text: str) -> int:
+def take_limit(parameters: dict[str, str]) -> int:
+    """Takes `limit` out of the parameters. Raises ApiError."""
+    text = parameters.pop("limit", str(DEFAULT_LIMIT))
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_LIMIT):
         raise bad_parameter("limit", f"not a number from 1 to {MAX_LIMIT}")
     return int(text)

@@ -9,7 +9,8 @@ from indexer.api.columns import shown_address
 from indexer.api.indexed import Indexed
 from indexer.api.readers import Fetch
 from indexer.reputation.evidence import Known, Who, known, questions
-from indexer.reputation.formula import DAY_S, Score
+from indexer.reputation.formula import Score
+from indexer.store.tables.daily import DAY_S
 
 Json = dict[str, Any]
 

@@ -10,7 +10,6 @@ from indexer.api.indexed import Indexed
 from indexer.api.readers import Fetch
 from indexer.api.readers.base import Rows
 from indexer.statistics.market import (
-    DAY_S,
     DAYS,
     HOUR_S,
     HOURS,
@@ -25,6 +24,7 @@ from indexer.statistics.market import (
     point,
 )
 from indexer.statistics.prices import Group, Summary
+from indexer.store.tables.daily import DAY_S
 
 Json = dict[str, Any]
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from indexer.reputation.formula import (
     ANCHORED_BEFORE,
-    DAY_S,
     FADE_DAYS,
     Day,
     Evidence,
@@ -16,6 +15,7 @@ from indexer.reputation.formula import (
     StakerShares,
     score,
 )
+from indexer.store.tables.daily import DAY_S
 
 Who = tuple[int, bytes]
 """A provider's number and a token's address."""

@@ -22,7 +22,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-DAY_S = 86_400
 FADE_DAYS = 365
 ANCHORED_BEFORE, ANCHORED_AFTER = 7, 31
 SLASH_BPS = 2_500

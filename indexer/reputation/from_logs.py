@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from indexer.decode.decoder import Event
 from indexer.reputation.evidence import STAKER_SHARE_KEY, Known, Who, evidence_of
-from indexer.reputation.formula import DAY_S, Day, StakerShares
+from indexer.reputation.formula import Day, StakerShares
+from indexer.store.tables.daily import DAY_S
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from indexer.statistics.prices import Group, Life, OfferKey, Priced, Summary, Terms, Version, priced_at, summary
 
-HOUR_S, DAY_S = 3_600, 86_400
+HOUR_S = 3_600
 HOURS, DAYS = 24, 30
 Rows = Iterable[tuple[Any, ...]]
 

@@ -7,13 +7,13 @@ from itertools import islice
 
 from indexer.decode.decoder import Decoder, Event
 from indexer.reputation.evidence import known, questions
-from indexer.reputation.formula import DAY_S
 from indexer.reputation.from_logs import known_from
 from indexer.rpc.logs import Log
 from indexer.store.cursor import Position
 from indexer.store.database import Database
 from indexer.store.shapes import shape_of
 from indexer.store.tables import RawLog
+from indexer.store.tables.daily import DAY_S
 from protocol.address import to_address
 
 _BATCH = 10_000

@@ -9,7 +9,7 @@ import pytest
 
 from indexer.config import IndexerConfig
 from indexer.session import Session, open_database
-from tests.indexer.conftest import NewConfig
+from tests.indexer.conftest import CONFIRMATIONS, NewConfig
 from tests.indexer.market import Market
 from tests.indexer.running import command
 from tests.indexer.test_faults import file_of
@@ -32,7 +32,7 @@ def test_backfill_status_verify_reset(market: Market, new_config: NewConfig, tmp
     market.trade()
     market.node.mine(10)
     assert run("backfill", file).returncode == 0
-    assert f"indexed     block {market.node.block_number() - 4}," in run("status", file).stdout
+    assert f"indexed     block {market.node.block_number() - CONFIRMATIONS + 1}," in run("status", file).stdout
     verified = run("verify", file)
     assert (verified.returncode, "the tables are what the chain says" in verified.stdout) == (0, True)
     assert run("verify", file, "--reputation").returncode == 0

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from indexer.config import IndexerConfig
 from indexer.reputation.evidence import known, questions
-from indexer.reputation.formula import BPS, DAY_S, FADE_DAYS, Day, Evidence, Score, StakerShares, score
+from indexer.reputation.formula import BPS, FADE_DAYS, Day, Evidence, Score, StakerShares, score
 from indexer.session import Session
 from indexer.store import cursor
+from indexer.store.tables.daily import DAY_S
 from indexer.verify.reputation import reputation_differences
 from tests.indexer.conftest import CONFIRMATIONS, NewConfig
 from tests.indexer.market import Market

@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from indexer.reputation.evidence import STAKER_SHARE_KEY, known, questions
-from indexer.reputation.formula import DAY_S
 from indexer.session import Session
 from indexer.store import cursor
 from indexer.store.shapes import shape_of
+from indexer.store.tables.daily import DAY_S
 from indexer.store.tables.documents import OfferDocument
 from tests.indexer.api.conftest import opened_market
 from tests.indexer.api.served import Served, serving
