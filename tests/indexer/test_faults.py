@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -90,9 +91,10 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("new_config", ["sqlite"], indirect=True)
-def test_disk_is_full__the_writer_waits_for_room(market: Market, new_config: NewConfig, tmp_path: Path) -> None:
+def test_disk_is_full__the_writer_waits_for_room_or_is_stopped(
+    market: Market, new_config: NewConfig, tmp_path: Path
+) -> None:
     clean = new_config()
-    log = tmp_path / "run.log"
     market.open()
     with small_disk(tmp_path / "small", "8m") as disk:
         file = tmp_path / "full.toml"
@@ -100,19 +102,30 @@ def test_disk_is_full__the_writer_waits_for_room(market: Market, new_config: New
         there = f'database = "{disk}/t.sqlite"'
         file.write_text("\n".join(there if line.startswith("database") else line for line in lines))
         config = IndexerConfig.load(file)
-        ballast = disk / "ballast"
-        with running(file, log):
-            wait_for(lambda: indexed(config) >= market.node.block_number(), timeout=LONG_S)
-            with suppress(OSError), ballast.open("wb", buffering=0) as filling:
-                while True:
-                    filling.write(bytes(4096))
-            for amount in range(1, 60):
-                market.transfer(amount)
-            wait_for(lambda: "waiting for the database" in log.read_text(), timeout=LONG_S)
-            assert "full" in log.read_text()
-            ballast.unlink()
-            wait_for(lambda: indexed(config) >= market.node.block_number(), timeout=LONG_S)
+        for log in (tmp_path / "stopped.log", tmp_path / "run.log"):
+            with running(file, log):
+                wait_for(lambda: indexed(config) >= market.node.block_number(), timeout=LONG_S)
+                fill(disk / "ballast")
+                for amount in range(1, 60):
+                    market.transfer(amount)
+                wait_for(partial(says, log, "waiting for the database"), timeout=LONG_S)
+                assert "full" in log.read_text()
+                if log.stem == "run":
+                    (disk / "ballast").unlink()
+                    wait_for(lambda: indexed(config) >= market.node.block_number(), timeout=LONG_S)
+            (disk / "ballast").unlink(missing_ok=True)
         check(config, clean, market)
+
+
+def says(log: Path, text: str) -> bool:
+    return text in log.read_text()
+
+
+def fill(ballast: Path) -> None:
+    """Until nothing more has room beside it."""
+    with suppress(OSError), ballast.open("wb", buffering=0) as filling:
+        while True:
+            filling.write(bytes(4096))
 
 
 def test_nodes_that_break_off__nothing_is_lost(market: Market, new_config: NewConfig) -> None:
